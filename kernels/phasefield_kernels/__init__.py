@@ -1,0 +1,24 @@
+"""Fused kernels for phase, oscillator and state-space models: the public functions.
+
+Every op has a reference that defines it, a fast PyTorch form and fused Triton kernels;
+:mod:`phasefield_kernels.backend` says which one runs.
+"""
+
+from .aperiodic_scan import aperiodic_scan, aperiodic_scan_step, aperiodic_scan_step_
+from .backend import use_backend
+from .phases import GOLDEN_ANGLE, golden_phases, phase_from_radians, radians_from_phase
+from .rotation_scan import rotation_scan, rotation_scan_step, rotation_scan_step_
+
+__all__ = [
+    "GOLDEN_ANGLE",
+    "aperiodic_scan",
+    "aperiodic_scan_step",
+    "aperiodic_scan_step_",
+    "golden_phases",
+    "phase_from_radians",
+    "radians_from_phase",
+    "rotation_scan",
+    "rotation_scan_step",
+    "rotation_scan_step_",
+    "use_backend",
+]

@@ -1,0 +1,120 @@
+"""Argument checks shared by all ops: each error names the argument, what was given and what is allowed.
+
+Shapes, dtypes and devices are always checked, before anything runs. Values (a positive log-decay,
+offsets out of order) are read only where that costs no synchronisation: on CPU tensors, or on any
+device under ``PHASEFIELD_DEBUG=1``.
+"""
+
+import os
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+PARAMETERS = (*FLOATS, torch.int64)
+
+_debug = os.environ.get("PHASEFIELD_DEBUG", "0") not in ("", "0", "false", "off")
+
+
+def shape(argument: str, tensor: Tensor, *allowed: tuple[int | str, ...]) -> None:
+    """Raise unless the tensor has one of the allowed shapes; a string stands for any size."""
+    for pattern in allowed:
+        if tensor.ndim == len(pattern) and all(
+            isinstance(want, str) or have == want for have, want in zip(tensor.shape, pattern, strict=True)
+        ):
+            return
+    wanted = " or ".join("[" + ", ".join(map(str, pattern)) + "]" for pattern in allowed)
+    raise ValueError(f"{argument} has shape {list(tensor.shape)}; allowed is {wanted}.")
+
+
+def dtype(argument: str, tensor: Tensor, allowed: tuple[torch.dtype, ...]) -> None:
+    """Raise unless the tensor has one of the allowed dtypes."""
+    if tensor.dtype not in allowed:
+        names = ", ".join(str(kind).removeprefix("torch.") for kind in allowed)
+        raise ValueError(
+            f"{argument} has dtype {str(tensor.dtype).removeprefix('torch.')}; allowed are {names}."
+        )
+
+
+def device(argument: str, tensor: Tensor, main: Tensor) -> None:
+    """Raise unless the tensor is on the main input's device."""
+    if tensor.device != main.device:
+        raise ValueError(f"{argument} is on {tensor.device}; the main input is on {main.device}.")
+
+
+def parameter(argument: str, tensor: Tensor, main: Tensor, *allowed: tuple[int | str, ...]) -> None:
+    """A float (or integer-phase) tensor beside the main input: its shape, dtype and device."""
+    dtype(argument, tensor, PARAMETERS if argument in ("angle", "phase") else FLOATS)
+    shape(argument, tensor, *allowed)
+    device(argument, tensor, main)
+
+
+def packing(cu_seqlens: Tensor | None, main: Tensor, argument: str) -> int | None:
+    """Check packed-sequence offsets against a main input ``[1, T, …]``; the number of sequences, or None."""
+    if cu_seqlens is None:
+        return None
+    dtype("cu_seqlens", cu_seqlens, (torch.int32, torch.int64))
+    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 1:
+        raise ValueError(
+            f"cu_seqlens has shape {list(cu_seqlens.shape)}; allowed is [S + 1] for S sequences."
+        )
+    device("cu_seqlens", cu_seqlens, main)
+    if main.shape[0] != 1:
+        raise ValueError(f"{argument} has batch size {main.shape[0]}; with cu_seqlens it must be 1.")
+    return cu_seqlens.shape[0] - 1
+
+
+def values_are_readable(tensor: Tensor) -> bool:
+    """Whether looking at a tensor's values is free here (a CPU tensor) or asked for (PHASEFIELD_DEBUG=1)."""
+    return tensor.device.type == "cpu" or _debug
+
+
+def offsets_in_order(cu_seqlens: Tensor | None, length: int) -> None:
+    """Raise unless the offsets start at 0, never decrease and end at the packed length."""
+    if cu_seqlens is None or not values_are_readable(cu_seqlens):
+        return
+    offsets = cu_seqlens.tolist()
+    if (
+        offsets[0] != 0
+        or offsets[-1] != length
+        or any(b < a for a, b in zip(offsets, offsets[1:], strict=False))
+    ):
+        raise ValueError(
+            f"cu_seqlens is {offsets}; it must start at 0, never decrease, and end at T = {length}."
+        )
+
+
+def not_positive(argument: str, tensor: Tensor | None) -> None:
+    """Raise if any value is above 0 (a growing state overflows; decays are given as logarithms ≤ 0)."""
+    if tensor is None or tensor.numel() == 0 or not values_are_readable(tensor):
+        return
+    if (largest := tensor.max().item()) > 0:
+        raise ValueError(
+            f"{argument} reaches {largest:.6g}; allowed are values ≤ 0 (the logarithm of a decay)."
+        )
+
+
+def state_dtype(main: Tensor) -> torch.dtype:
+    """The dtype of states and accumulators: float32, or float64 beside a float64 input."""
+    return torch.float64 if main.dtype == torch.float64 else torch.float32
+
+
+def gradient_dtype(parameter: Tensor, main: Tensor) -> torch.dtype:
+    """The dtype of a parameter's gradient: its own, or the state's for integer phases (never asked for)."""
+    return parameter.dtype if parameter.is_floating_point() else state_dtype(main)
+
+
+def state_in_place(state: Tensor, main: Tensor) -> None:
+    """Raise unless a state can be overwritten in place by a step."""
+    dtype("state", state, (state_dtype(main),))
+    if not state.is_contiguous():
+        raise ValueError(f"state has strides {state.stride()}; it is overwritten and must be contiguous.")
+
+
+def no_grad_inputs(op: str, *tensors: Tensor | None) -> None:
+    """Raise if a mutating op would silently drop a gradient."""
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        raise RuntimeError(
+            f"{op} changes its state in place and has no gradient, but an input requires grad; "
+            f"call it under torch.no_grad(), or use {op.removesuffix('_')} for training."
+        )

@@ -1,0 +1,6 @@
+"""How rotation_scan's kernels are laid out: chosen by the compile report, not measured on a device."""
+
+from ..rows import Config, TimeLoop
+
+# A lane is two floats, so a lane a thread already loads 8 bytes at a time in float32.
+TIME_LOOP = TimeLoop({80: (Config(block=32, steps=8, num_warps=1), Config(block=64, steps=8, num_warps=1))})

@@ -1,0 +1,63 @@
+"""Rows: what a program of a time-loop kernel walks through, and how a launch lays them out.
+
+A *row* is a stretch of time of one sequence: the whole of it, one packed sequence, or one chunk of
+``chunk_length`` steps. A program owns BLOCK neighbouring lanes (channels d) of one row and walks
+through its steps, STEPS of them loaded at a time before the first is needed.
+"""
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+from .device import architecture, for_architecture
+
+
+class Config(NamedTuple):
+    """BLOCK lanes a program, STEPS time steps loaded before the first is computed, warps a program."""
+
+    block: int
+    steps: int
+    num_warps: int
+
+
+class TimeLoop(NamedTuple):
+    """An op's layouts by architecture, and when its scan is cut in time.
+
+    Attributes:
+        table: architecture → (layout for few lanes, layout for many lanes); a lane is one (b, d).
+        many_lanes: from here on a thread takes several lanes, for wider loads.
+        lanes_wanted: below this a GPU's schedulers stand idle, and a long scan is cut into chunks.
+        shortest_chunk: in time steps.
+    """
+
+    table: dict[int, tuple[Config, Config]]
+    many_lanes: int = 65_536
+    lanes_wanted: int = 16_384
+    shortest_chunk: int = 128
+
+    def config(self, lanes: int) -> Config:
+        """The layout for a number of lanes on the current device."""
+        few, many = for_architecture(self.table, architecture())
+        return many if lanes >= self.many_lanes else few
+
+    def chunk_length(self, lanes: int, length: int) -> int:
+        """Steps a chunk; the whole length (at least 1) where there are lanes enough."""
+        chunks = min(length // self.shortest_chunk, -(-self.lanes_wanted // max(1, lanes)))
+        return -(-length // chunks) if chunks > 1 else max(1, length)
+
+
+@triton.jit
+def row_bounds(offsets_ptr, row, length, chunks, chunk_length):
+    """(sequence's place in memory, its first step, the row's first step, the row's end), all int64."""
+    if offsets_ptr is not None:
+        place = row * 0
+        begin = tl.load(offsets_ptr + row).to(tl.int64)
+        end = tl.load(offsets_ptr + row + 1).to(tl.int64)
+        first = begin
+    else:
+        place = row // chunks
+        begin = (row % chunks) * chunk_length
+        end = tl.minimum(begin + chunk_length, length)
+        first = row * 0
+    return place, first, begin, end

@@ -1,0 +1,48 @@
+"""The thermodynamic cost of changing one's mind."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+LN_PHI = math.log((1 + math.sqrt(5)) / 2)
+
+
+class ThermodynamicInertiaLoss(nn.Module):
+    """Adds to a task loss what the hidden state's motion costs: ``total = content + energy_weight · energy``.
+
+        ``energy = temperature · ln φ · mean over (B, t ≥ 2, D) of (h_t − h_{t-1})²``
+
+    ln φ = 0.4812, φ the golden ratio, stands for ln 2 of Landauer's bound on erasing a bit. A single
+    time step has no motion: its energy is 0.
+
+    Args:
+        temperature: of the energy, dimensionless; 0.1 is the origin's class default (0.05 its command's).
+        energy_weight: of the energy in the total; 1.0 is the origin's class default (0.1 its command's).
+
+    Source: Landauer LLM; R. Landauer, "Irreversibility and heat generation in the computing process", 1961.
+    """
+
+    def __init__(self, temperature: float = 0.1, energy_weight: float = 1.0) -> None:
+        super().__init__()
+        for name, value in (("temperature", temperature), ("energy_weight", energy_weight)):
+            if not value >= 0:
+                raise ValueError(f"{name} is {value}; it must be at least 0.")
+        self.temperature = temperature
+        self.energy_weight = energy_weight
+
+    def forward(self, content: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The total and the energy, both scalars.
+
+        Args:
+            content: the task loss, a scalar.
+            hidden: states ``[B, T, D]``; the energy is computed in float32.
+        """
+        if hidden.shape[1] < 2:
+            energy = hidden.new_zeros((), dtype=torch.float32)
+        else:
+            energy = self.temperature * LN_PHI * hidden.float().diff(dim=1).square().mean()
+        return content + self.energy_weight * energy, energy
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, energy_weight={self.energy_weight}"

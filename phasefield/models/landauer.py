@@ -1,0 +1,86 @@
+"""Landauer LLM: an aperiodic recurrent network on characters, with a price on changing state."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..layers import AperiodicRNN, ThermodynamicInertiaLoss
+from .base import ModelLoss
+
+
+@dataclass(frozen=True)
+class LandauerConfig:
+    """The model's shape and its energy term; the defaults are the origin's command line."""
+
+    vocab_size: int
+    """symbols of the tokenizer"""
+    embed_dim: int = 64
+    """width of the token embedding"""
+    hidden_dim: int = 256
+    """units a layer"""
+    num_layers: int = 2
+    """recurrent layers"""
+    phase_scaling: float = 2.0
+    """each layer's golden angle is the one below divided by this"""
+    cell: Literal["aperiodic", "lru"] = "aperiodic"
+    """aperiodic: the faithful nonlinear cell; lru: its linear sibling with a true rotation over time"""
+    bound_scale: bool = False
+    """keep the aperiodic cell's hidden scale under 1 in magnitude"""
+    temperature: float = 0.05
+    """of the energy term (sampling has a temperature of its own, in `generate`)"""
+    energy_weight: float = 0.1
+    """of the energy term in the total loss"""
+
+
+class Landauer(nn.Module):
+    """Embedding → recurrent stack → linear head on the top state, for all steps at once.
+
+    With the default cell the function is exactly the origin's: no residuals, no norms, no dropout, the
+    embedding N(0, 1). ``cell="lru"`` replaces the stack by residual blocks of the linear sibling.
+    """
+
+    def __init__(self, config: LandauerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.embed_dim)
+        self.rnn = AperiodicRNN(
+            config.embed_dim,
+            config.hidden_dim,
+            config.num_layers,
+            phase_scaling=config.phase_scaling,
+            bound_scale=config.bound_scale,
+        )
+        self.head = nn.Linear(config.hidden_dim, config.vocab_size)
+        self.inertia = ThermodynamicInertiaLoss(config.temperature, config.energy_weight)
+
+    def forward(self, tokens: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits ``[B, T, vocab_size]`` of the next token after each of ``tokens`` ``[B, T]``, and the state."""
+        hidden, state = self._hidden(tokens, state)
+        return self.head(hidden), state
+
+    def step(self, token: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One token ``[B]`` → logits ``[B, vocab_size]``; decoding only: overwrites ``state`` and returns it."""
+        hidden, state = self.rnn.step(self.embedding(token), state)
+        return self.head(hidden), state
+
+    def init_state(self, batch: int) -> Tensor:
+        """The zero state of a batch."""
+        return self.rnn.init_state(batch)
+
+    def loss(self, tokens: Tensor, targets: Tensor, state: Tensor | None = None) -> ModelLoss:
+        """Mean cross-entropy of ``targets`` ``[B, T]`` plus the weighted energy of the top layer's states."""
+        hidden, state = self._hidden(tokens, state)
+        logits = self.head(hidden)
+        content = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        total, energy = self.inertia(content, hidden)
+        return ModelLoss(total, {"content": content.detach(), "energy": energy.detach()}, state)
+
+    def _hidden(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        if tokens.numel() < self.config.vocab_size:
+            return self.rnn(self.embedding(tokens), state)
+        # More tokens than symbols: project each symbol once, then gather.
+        return self.rnn.forward_projected(
+            F.embedding(tokens, self.rnn.project_table(self.embedding.weight)), state
+        )
