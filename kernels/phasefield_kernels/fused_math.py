@@ -45,7 +45,7 @@ def _sincos_quadrant(r, quadrant):
 
 @triton.jit
 def sincos(x):
-    """(sin x, cos x) of radians in float32: absolute error under 2e-7 plus x's own rounding for |x| ≤ 10^4."""
+    """(sin x, cos x) of float32 radians, |x| ≤ 10^4: absolute error under 2e-7 plus x's own rounding."""
     k = tl.floor(x * 0.6366197723675814 + 0.5)
     # π/2 in three parts, the first two short enough that k times them is exact.
     r = x - k * 1.5703125

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .device import architecture, for_architecture
 
@@ -45,6 +46,15 @@ class TimeLoop(NamedTuple):
         """Steps a chunk; the whole length (at least 1) where there are lanes enough."""
         chunks = min(length // self.shortest_chunk, -(-self.lanes_wanted // max(1, lanes)))
         return -(-length // chunks) if chunks > 1 else max(1, length)
+
+
+def pointers(kernel: triton.JITFunction, **tensors: Tensor | None) -> dict[str, Tensor | None]:
+    """A kernel's pointer arguments: those given (by their names without ``_ptr``), None for the others."""
+    names = [name for name in kernel.arg_names if name.endswith("_ptr")]
+    given = {f"{name}_ptr": tensor for name, tensor in tensors.items()}
+    if unknown := given.keys() - set(names):
+        raise TypeError(f"{kernel.__name__} has no pointers {sorted(unknown)}.")
+    return {name: given.get(name) for name in names}
 
 
 @triton.jit

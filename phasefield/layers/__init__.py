@@ -6,5 +6,6 @@ Every layer maps ``[B, T, D]`` to ``[B, T, D']`` as ``y, state = layer(x, state=
 
 from .aperiodic import AperiodicRNN
 from .inertia import ThermodynamicInertiaLoss
+from .lru import AperiodicLRU
 
-__all__ = ["AperiodicRNN", "ThermodynamicInertiaLoss"]
+__all__ = ["AperiodicLRU", "AperiodicRNN", "ThermodynamicInertiaLoss"]

@@ -74,7 +74,7 @@ class AperiodicRNN(nn.Module):
     def forward_projected(self, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As :meth:`forward`, from the first layer's projection ``u = W_0 x + b_0`` ``[B, T, hidden_dim]``.
 
-        For inputs that repeat (an embedding of few tokens), projecting each one once and gathering is cheaper.
+        For inputs that repeat (an embedding of few tokens) it is cheaper to project each once and gather.
         """
         scales = self._scales()
         finals = []

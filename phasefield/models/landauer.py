@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import AperiodicRNN, ThermodynamicInertiaLoss
+from ..layers import AperiodicLRU, AperiodicRNN, ThermodynamicInertiaLoss
 from .base import ModelLoss
 
 
@@ -38,39 +39,44 @@ class Landauer(nn.Module):
     """Embedding → recurrent stack → linear head on the top state, for all steps at once.
 
     With the default cell the function is exactly the origin's: no residuals, no norms, no dropout, the
-    embedding N(0, 1). ``cell="lru"`` replaces the stack by residual blocks of the linear sibling.
+    embedding N(0, 1). ``cell="lru"`` puts residual blocks of the linear sibling in the stack's place.
     """
 
     def __init__(self, config: LandauerConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.embed_dim)
-        self.rnn = AperiodicRNN(
-            config.embed_dim,
-            config.hidden_dim,
-            config.num_layers,
-            phase_scaling=config.phase_scaling,
-            bound_scale=config.bound_scale,
-        )
+        if config.cell == "aperiodic":
+            self.stack: nn.Module = AperiodicRNN(
+                config.embed_dim,
+                config.hidden_dim,
+                config.num_layers,
+                phase_scaling=config.phase_scaling,
+                bound_scale=config.bound_scale,
+            )
+        elif config.cell == "lru":
+            self.stack = _LRUStack(config)
+        else:
+            raise ValueError(f"cell is {config.cell!r}; allowed are 'aperiodic' and 'lru'.")
         self.head = nn.Linear(config.hidden_dim, config.vocab_size)
         self.inertia = ThermodynamicInertiaLoss(config.temperature, config.energy_weight)
 
     def forward(self, tokens: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits ``[B, T, vocab_size]`` of the next token after each of ``tokens`` ``[B, T]``, and the state."""
+        """Logits ``[B, T, vocab_size]`` of what follows each of ``tokens`` ``[B, T]``, and the state."""
         hidden, state = self._hidden(tokens, state)
         return self.head(hidden), state
 
     def step(self, token: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One token ``[B]`` → logits ``[B, vocab_size]``; decoding only: overwrites ``state`` and returns it."""
-        hidden, state = self.rnn.step(self.embedding(token), state)
+        """One token ``[B]`` → logits ``[B, vocab_size]``; for decoding: overwrites ``state``, returns it."""
+        hidden, state = self.stack.step(self.embedding(token), state)
         return self.head(hidden), state
 
     def init_state(self, batch: int) -> Tensor:
-        """The zero state of a batch."""
-        return self.rnn.init_state(batch)
+        """The zero state: ``[L, batch, hidden_dim]``, or ``[L, batch, hidden_dim // 2, 2]`` for the lru cell."""
+        return self.stack.init_state(batch)
 
     def loss(self, tokens: Tensor, targets: Tensor, state: Tensor | None = None) -> ModelLoss:
-        """Mean cross-entropy of ``targets`` ``[B, T]`` plus the weighted energy of the top layer's states."""
+        """Mean cross-entropy of ``targets`` ``[B, T]`` plus the weighted energy of the top layer's output."""
         hidden, state = self._hidden(tokens, state)
         logits = self.head(hidden)
         content = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
@@ -79,8 +85,42 @@ class Landauer(nn.Module):
 
     def _hidden(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         if tokens.numel() < self.config.vocab_size:
-            return self.rnn(self.embedding(tokens), state)
+            return self.stack(self.embedding(tokens), state)
         # More tokens than symbols: project each symbol once, then gather.
-        return self.rnn.forward_projected(
-            F.embedding(tokens, self.rnn.project_table(self.embedding.weight)), state
+        table = self.stack.project_table(self.embedding.weight)
+        return self.stack.forward_projected(F.embedding(tokens, table), state)
+
+
+class _LRUStack(nn.Module):
+    """Projection to the hidden width, residual LRU blocks, and a norm on what leaves them."""
+
+    def __init__(self, config: LandauerConfig) -> None:
+        super().__init__()
+        self.projection = nn.Linear(config.embed_dim, config.hidden_dim)
+        self.blocks = nn.ModuleList(
+            AperiodicLRU(config.hidden_dim, layer=layer, phase_scaling=config.phase_scaling)
+            for layer in range(config.num_layers)
         )
+        self.norm = nn.RMSNorm(config.hidden_dim)
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.forward_projected(self.project_table(x), state)
+
+    def project_table(self, table: Tensor) -> Tensor:
+        return self.projection(table)
+
+    def forward_projected(self, hidden: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        finals = []
+        for layer, block in enumerate(self.blocks):
+            hidden, final = block(hidden, None if state is None else state[layer])
+            finals.append(final)
+        return self.norm(hidden), torch.stack(finals)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.projection(x)
+        for layer, block in enumerate(self.blocks):
+            hidden, _ = block.step(hidden, state[layer])
+        return self.norm(hidden), state
+
+    def init_state(self, batch: int) -> Tensor:
+        return torch.stack([block.init_state(batch) for block in self.blocks])

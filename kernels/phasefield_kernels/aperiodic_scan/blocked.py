@@ -32,14 +32,14 @@ def forward(
     else:
         final = initial_state.to(dtype, copy=True)
     if cu_seqlens is None:
-        _scan_into(h, final, u, c, φ)
+        scan_into(h, final, u, c, φ)
     else:
-        each_sequence(cu_seqlens, (h, u), (final,), lambda h, u, final: _scan_into(h, final, u, c, φ) or ())
+        each_sequence(cu_seqlens, (h, u), (final,), lambda h, u, final: scan_into(h, final, u, c, φ) or ())
     return h, final
 
 
-def _scan_into(h: Tensor, state: Tensor, u: Tensor, c: Tensor, φ: Tensor) -> None:
-    # Fills h and leaves the last state in `state`.
+def scan_into(h: Tensor, state: Tensor, u: Tensor, c: Tensor, φ: Tensor) -> None:
+    """Fill h, step by step, and leave the last state in ``state`` (which holds the first)."""
     work = torch.empty_like(state)
     same_dtype = h.dtype == state.dtype
     last = state

@@ -12,7 +12,7 @@ from ..device import guard
 from ..fused_carry import carry
 from ..fused_math import sincos, tanh
 from ..phases import radians_from_phase
-from ..rows import row_bounds
+from ..rows import pointers, row_bounds
 from .configs import TIME_LOOP
 
 
@@ -166,18 +166,23 @@ def run_rows(
 ) -> None:
     """Launch the forward kernel on every row: sequences, packed sequences, or chunks of ``chunk`` steps.
 
-    ``start``, ``end``, ``product``, ``growth`` (float32) and ``pending`` (int8) are contiguous ``[rows, D]``.
+    ``start``, ``end``, ``product``, ``growth`` (float32) and ``pending`` (int8) are contiguous ``[…, D]``, a
+    row in each place before D.
     """
     _, length, width = u.shape
     u = u if u.stride(2) == 1 else u.contiguous()
     chunk = chunk or max(1, length)
-    rows = end.shape[0]
+    rows = end.shape[:-1].numel()
     block, steps, warps = TIME_LOOP.config(rows * width)
     with guard(u):
         _forward_kernel[(rows, triton.cdiv(width, block))](
-            u, scale.float().contiguous(), radians_from_phase(phase, torch.float32).contiguous(),
-            start, h, end, product, growth, pending, cu_seqlens,
-            length, width, u.stride(0), u.stride(1), max(1, -(-length // chunk)), chunk, tolerance,
+            **pointers(
+                _forward_kernel, u=u, scale=scale.float().contiguous(),
+                phase=radians_from_phase(phase, torch.float32).contiguous(), start=start, h=h, end=end,
+                product=product, growth=growth, pending=pending, offsets=cu_seqlens,
+            ),
+            length=length, width=width, stride_batch=u.stride(0), stride_time=u.stride(1),
+            chunks=max(1, -(-length // chunk)), chunk_length=chunk, tolerance=tolerance,
             STEPS=steps, BLOCK=block, num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
 
@@ -206,11 +211,14 @@ def backward(
     start = None if initial_state is None else initial_state.float().contiguous()
     block, steps, warps = TIME_LOOP.config(rows * width)
 
-    def launch(carry_in: Tensor | None, carry_out: Tensor, **wanted: Tensor | None) -> None:
+    def launch(**wanted: Tensor | None) -> None:
         _backward_kernel[(rows, triton.cdiv(width, block))](
-            grad_h, h, c, φ, start, carry_in,
-            wanted.get("grad_u"), wanted.get("grad_scale"), carry_out, wanted.get("product"), cu_seqlens,
-            length, width, grad_h.stride(0), grad_h.stride(1), chunks, chunk,
+            **pointers(
+                _backward_kernel, grad_h=grad_h, h=h, scale=c, phase=φ, start=start, offsets=cu_seqlens,
+                **wanted,
+            ),
+            length=length, width=width, stride_batch=grad_h.stride(0), stride_time=grad_h.stride(1),
+            chunks=chunks, chunk_length=chunk,
             STEPS=steps, BLOCK=block, num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
 
@@ -219,12 +227,14 @@ def backward(
     with guard(h):
         if chunks == 1:
             grad_initial = torch.empty_like(grad_final)
-            launch(grad_final, grad_initial, grad_u=grad_u, grad_scale=grad_scale)
+            launch(
+                carry_in=grad_final.contiguous(), carry_out=grad_initial, grad_u=grad_u, grad_scale=grad_scale
+            )
         else:
             local, product = (h.new_empty(batch, chunks, width, dtype=torch.float32) for _ in range(2))
-            launch(None, local, product=product)
-            carries, grad_initial = carry(product, local, grad_final, reverse=True)
-            launch(carries, local, grad_u=grad_u, grad_scale=grad_scale)
+            launch(carry_out=local, product=product)
+            carries, grad_initial = carry(product, local, grad_final.contiguous(), reverse=True)
+            launch(carry_in=carries, carry_out=local, grad_u=grad_u, grad_scale=grad_scale)
     return grad_u, grad_scale.sum(0), grad_initial
 
 

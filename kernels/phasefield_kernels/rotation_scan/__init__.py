@@ -32,7 +32,7 @@ def rotation_scan(
             torch backends). Any strides.
         angle: radians a step, ``[D]`` (constant; float64 is used in full) or ``[B, T, D]``, best within
             ±10^4; or int64 phases of 2^64 a turn, which have no gradient.
-        log_decay: ``≤ 0``; ``[D]``, ``[B, T, D]`` or None for an undamped rotation; ``-inf`` resets the state.
+        log_decay: ``≤ 0``; ``[D]``, ``[B, T, D]`` or None for an undamped rotation; ``-inf`` forgets all.
         initial_state: ``[B, D, 2]`` (``[S, D, 2]`` if packed), read as float32; zeros if None.
         cu_seqlens: ``[S + 1]`` int32 or int64 offsets of S sequences packed into B = 1.
         backend: see :mod:`phasefield_kernels.backend`.

@@ -143,7 +143,7 @@ class _Factors:
     def along(self, begin: int, end: int, chunk: int, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         """``(factor of each step, product up to each step, product of the chunk)``.
 
-        The first two broadcast to ``[B, chunks, chunk, D]``, the third to ``[B, chunks, D]`` and is complex128.
+        The first two broadcast to ``[B, chunks, chunk, D]``, the third, complex128, to ``[B, chunks, D]``.
         In reverse the factor of step t is ``conj(a_{t+1})`` and products run from the chunk's last step.
         """
         if self.constant:

@@ -17,7 +17,7 @@ from ..device import guard
 from ..fused_carry import carry
 from ..fused_math import sincos, sincos_of_phase, sincos_of_phase_float64
 from ..phases import phase_from_radians, radians_from_phase
-from ..rows import row_bounds
+from ..rows import pointers, row_bounds
 from .configs import TIME_LOOP
 
 
@@ -146,7 +146,8 @@ def _backward_kernel(
     #   w_t = conj(G_t) a_t h_{t-1},      dλ_t = Re w_t,      dθ_t = −Im w_t
     # The carry into a sequence's last step is dL/d(final_state), in whichever pass; out of its first,
     # d(initial_state). With a constant angle all of it happens in the de-rotated frame, v_t = e^{-iφ_t} G_t:
-    #   v_t = e^{-iφ_t} g_t + carry,      carry ← e^{λ_t} v_t,      w_t = conj(v_t) e^{λ_t} e^{-iφ_{t-1}} h_{t-1}
+    #   v_t = e^{-iφ_t} g_t + carry,      carry ← e^{λ_t} v_t,
+    #   w_t = conj(v_t) e^{λ_t} e^{-iφ_{t-1}} h_{t-1}
     # A chunk's carry out is linear in its carry in: `product` is the factor, for the chunked form.
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -230,7 +231,7 @@ def _backward_kernel(
                 back_real = factor * v_real
                 back_imaginary = factor * v_imaginary
                 phase -= turn
-                sine, cosine = sincos_of_phase(phase)  # of φ_{t-1}: for h_{t-1} now, for g in the next step
+                sine, cosine = sincos_of_phase(phase)  # of φ_{t-1}: for h_{t-1} now, for g next
             if h_ptr is not None:
                 before = tl.where(time - s == first, start, befores[s].to(tl.float32))
                 h_real, h_imaginary = _pairs(before, BLOCK)
@@ -301,17 +302,17 @@ class _Launch:
         else:
             self.decay = log_decay.float().contiguous()
 
-    def __call__(self, kernel: triton.JITFunction, main: Tensor, *pointers: Tensor | None) -> None:
+    def __call__(self, kernel: triton.JITFunction, main: Tensor, **tensors: Tensor | None) -> None:
         block, steps, warps = TIME_LOOP.config(self.rows * self.width)
-        strides = [
-            stride
-            for tensor, by_token in ((self.angle, self.token_angle), (self.decay, self.token_decay))
-            for stride in (tensor.stride()[:2] if by_token else (0, 0))
-        ]
+        angle_batch, angle_time = self.angle.stride()[:2] if self.token_angle else (0, 0)
+        decay_batch, decay_time = self.decay.stride()[:2] if self.token_decay else (0, 0)
         with guard(main):
             kernel[(self.rows, triton.cdiv(self.width, block))](
-                *pointers, self.offsets,
-                self.length, self.width, main.stride(0), main.stride(1), self.chunks, self.chunk, *strides,
+                **pointers(kernel, angle=self.angle, decay=self.decay, offsets=self.offsets, **tensors),
+                length=self.length, width=self.width, stride_batch=main.stride(0), stride_time=main.stride(1),
+                chunks=self.chunks, chunk_length=self.chunk,
+                angle_batch=angle_batch, angle_time=angle_time,
+                decay_batch=decay_batch, decay_time=decay_time,
                 TOKEN_ANGLE=self.token_angle, TOKEN_DECAY=self.token_decay,
                 STEPS=steps, BLOCK=block, num_warps=warps, enable_fp_fusion=True,
             )  # fmt: skip
@@ -348,13 +349,12 @@ def forward(
     start = None if initial_state is None else initial_state.float().contiguous()
     h = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     final = x.new_empty(launch.rows // launch.chunks, launch.width, 2, dtype=torch.float32)
-    parameters = (launch.angle, launch.decay)
     if launch.chunks > 1:
         local, product = launch.by_chunk(x), launch.by_chunk(x)
-        launch(_forward_kernel, x, x, *parameters, None, None, local, product, None)
+        launch(_forward_kernel, x, x=x, end=local, product=product)
         with guard(x):
             start, _ = carry(product, local, start)
-    launch(_forward_kernel, x, x, *parameters, start, h, None, None, final)
+    launch(_forward_kernel, x, x=x, start=start, h=h, final=final)
     return h, final
 
 
@@ -381,22 +381,21 @@ def backward(
         for p, by_token in ((angle, launch.token_angle), (log_decay, launch.token_decay))
     ]
     out = h.new_empty(launch.rows, launch.width, 2, dtype=torch.float32)
-    summed = None
-    if needs_parameters and None in token_grads:
-        summed = torch.empty_like(out)
-    parameters = (launch.angle, launch.decay)
+    has_constant = not launch.token_angle or (log_decay is not None and not launch.token_decay)
+    summed = torch.empty_like(out) if needs_parameters and has_constant else None
     carries = None
     grad_initial = out
     if launch.chunks > 1:
         local, product = launch.by_chunk(h), launch.by_chunk(h)
-        unread = (None, *parameters, None, None)
-        unwritten = (None, None, None, None)
-        launch(_backward_kernel, grad_h, grad_h, grad_final, *unread, *unwritten, local, product)
+        launch(
+            _backward_kernel, grad_h, grad_h=grad_h, grad_final=grad_final, carry_out=local, product=product
+        )
         with guard(h):
             carries, grad_initial = carry(product, local, None, reverse=True)
     launch(
-        _backward_kernel, grad_h, grad_h, grad_final, h if needs_parameters else None, *parameters, start, carries,
-        grad_x, *token_grads, summed, out, None,
+        _backward_kernel, grad_h, grad_h=grad_h, grad_final=grad_final, h=h if needs_parameters else None,
+        start=start, carry_in=carries, grad_x=grad_x, grad_angle=token_grads[0], grad_decay=token_grads[1],
+        summed=summed, carry_out=out,
     )  # fmt: skip
     grad_angle, grad_decay = token_grads
     if summed is not None:
@@ -413,5 +412,5 @@ def step_(x: Tensor, angle: Tensor, log_decay: Tensor | None, state: Tensor) -> 
     launch = _Launch(x, angle, log_decay, None)
     x = _rows_contiguous(x)
     h = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    launch(_forward_kernel, x, x, launch.angle, launch.decay, state, h, None, None, state)
+    launch(_forward_kernel, x, x=x, start=state, h=h, final=state)
     return h.squeeze(1)

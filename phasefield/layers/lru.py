@@ -1,0 +1,105 @@
+"""The linear sibling of the Landauer cell: a golden rotation over time."""
+
+import torch
+from phasefield_kernels import golden_phases, rotation_scan, rotation_scan_step_
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class AperiodicLRU(nn.Module):
+    """A residual block around a linear recurrence whose units turn by multiples of the golden angle.
+
+        ``z_t = r ⊙ e^{iθ} z_{t-1} + √(1 − r²) ⊙ B norm(x_t)``        complex ``[state_dim]``, the scan
+        ``y_t = GELU(Re(C z_t) + D ⊙ norm(x_t))``,    ``out_t = x_t + (W y_t) ⊙ σ(V y_t)``
+
+    with ``θ_j = j · golden angle / phase_scaling^layer``, fixed, and ``r = exp(−exp(ν))`` learnt, which
+    keeps every ``r`` under 1. All that is nonlinear stands outside the time loop. Phases are 64-bit
+    integers, so ``module.bfloat16()`` leaves them exact.
+
+    Args:
+        dim: width of input and output.
+        state_dim: complex units of the state; dim // 2 if None, so that the state holds dim real numbers.
+        layer: l, the block's place in a stack, which divides its angles by ``phase_scaling^l``.
+        phase_scaling: s; 2.0 as in the aperiodic cell.
+        min_radius, max_radius: r² starts uniform between their squares: memories of 10 to 1000 tokens.
+
+    Source: the scan of A. Orvieto et al., "Resurrecting recurrent neural networks for long sequences",
+    2023 (LRU), with the angles of Landauer LLM.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        state_dim: int | None = None,
+        *,
+        layer: int = 0,
+        phase_scaling: float = 2.0,
+        min_radius: float = 0.9,
+        max_radius: float = 0.999,
+    ) -> None:
+        super().__init__()
+        state_dim = max(1, dim // 2) if state_dim is None else state_dim
+        if min(dim, state_dim) < 1:
+            raise ValueError(f"dim and state_dim are {dim} and {state_dim}; each must be at least 1.")
+        if not 0 < min_radius <= max_radius < 1:
+            raise ValueError(
+                f"min_radius and max_radius are {min_radius} and {max_radius}; they must satisfy "
+                "0 < min_radius <= max_radius < 1."
+            )
+        if not phase_scaling > 0:
+            raise ValueError(f"phase_scaling is {phase_scaling}; it must be above 0.")
+        self.dim = dim
+        self.state_dim = state_dim
+        self.layer = layer
+        self.phase_scaling = phase_scaling
+        self.norm = nn.RMSNorm(dim)
+        self.input = nn.Linear(dim, 2 * state_dim, bias=False)
+        squares = torch.rand(state_dim) * (max_radius**2 - min_radius**2) + min_radius**2
+        self.log_rate = nn.Parameter(torch.log(-0.5 * torch.log(squares)))
+        self.output = nn.Linear(2 * state_dim, dim, bias=False)
+        self.skip = nn.Parameter(torch.randn(dim))
+        self.gate = nn.Linear(dim, 2 * dim)
+        self.register_buffer("phases", golden_phases(state_dim, phase_scaling**layer), persistent=False)
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run the block over ``x`` ``[B, T, dim]``.
+
+        Args:
+            x: the input.
+            state: ``[B, state_dim, 2]`` float32, zeros if None.
+
+        Returns:
+            ``(out, state)``: out like x, and the state after the last step.
+        """
+        normed = self.norm(x)
+        weight, log_decay = self._recurrence()
+        z, state = rotation_scan(
+            F.linear(normed, weight).unflatten(-1, (-1, 2)), self.phases, log_decay, state
+        )
+        return self._mix(x, normed, z), state
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step for decoding, x ``[B, dim]``, under ``no_grad``: overwrites ``state`` and returns it."""
+        normed = self.norm(x)
+        weight, log_decay = self._recurrence()
+        inputs = F.linear(normed, weight).unflatten(-1, (-1, 2))
+        return self._mix(x, normed, rotation_scan_step_(inputs, self.phases, log_decay, state)), state
+
+    def init_state(self, batch: int) -> Tensor:
+        """The zero state ``[batch, state_dim, 2]``, float32 (float64 for a float64 module)."""
+        dtype = torch.float64 if self.log_rate.dtype == torch.float64 else torch.float32
+        return torch.zeros(batch, self.state_dim, 2, dtype=dtype, device=self.log_rate.device)
+
+    def _recurrence(self) -> tuple[Tensor, Tensor]:
+        # √(1 − r²) is put on the weight's rows, which are fewer than the inputs.
+        log_decay = -torch.exp(self.log_rate.double())
+        scale = torch.sqrt(-torch.expm1(2 * log_decay)).to(self.input.weight.dtype)
+        weight = self.input.weight * scale.repeat_interleave(2).unsqueeze(1)
+        return weight, log_decay.to(self.log_rate.dtype)
+
+    def _mix(self, x: Tensor, normed: Tensor, z: Tensor) -> Tensor:
+        y = F.gelu(self.output(z.flatten(-2)) + self.skip * normed)
+        return x + F.glu(self.gate(y), dim=-1)
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, {self.state_dim}, layer={self.layer}, phase_scaling={self.phase_scaling}"
