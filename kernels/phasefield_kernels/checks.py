@@ -30,10 +30,8 @@ def shape(argument: str, tensor: Tensor, *allowed: tuple[int | str, ...]) -> Non
 def dtype(argument: str, tensor: Tensor, allowed: tuple[torch.dtype, ...]) -> None:
     """Raise unless the tensor has one of the allowed dtypes."""
     if tensor.dtype not in allowed:
-        names = ", ".join(str(kind).removeprefix("torch.") for kind in allowed)
-        raise ValueError(
-            f"{argument} has dtype {str(tensor.dtype).removeprefix('torch.')}; allowed are {names}."
-        )
+        given, *names = (str(kind).removeprefix("torch.") for kind in (tensor.dtype, *allowed))
+        raise ValueError(f"{argument} has dtype {given}; allowed are {', '.join(names)}.")
 
 
 def device(argument: str, tensor: Tensor, main: Tensor) -> None:
@@ -74,14 +72,8 @@ def offsets_in_order(cu_seqlens: Tensor | None, length: int) -> None:
     if cu_seqlens is None or not values_are_readable(cu_seqlens):
         return
     offsets = cu_seqlens.tolist()
-    if (
-        offsets[0] != 0
-        or offsets[-1] != length
-        or any(b < a for a, b in zip(offsets, offsets[1:], strict=False))
-    ):
-        raise ValueError(
-            f"cu_seqlens is {offsets}; it must start at 0, never decrease, and end at T = {length}."
-        )
+    if offsets != sorted(offsets) or offsets[0] != 0 or offsets[-1] != length:
+        raise ValueError(f"cu_seqlens is {offsets}; it must go up from 0 to T = {length}.")
 
 
 def not_positive(argument: str, tensor: Tensor | None) -> None:
@@ -89,9 +81,7 @@ def not_positive(argument: str, tensor: Tensor | None) -> None:
     if tensor is None or tensor.numel() == 0 or not values_are_readable(tensor):
         return
     if (largest := tensor.max().item()) > 0:
-        raise ValueError(
-            f"{argument} reaches {largest:.6g}; allowed are values ≤ 0 (the logarithm of a decay)."
-        )
+        raise ValueError(f"{argument} reaches {largest:.6g}; allowed are logarithms of a decay, ≤ 0.")
 
 
 def state_dtype(main: Tensor) -> torch.dtype:

@@ -1,9 +1,10 @@
 """The Landauer cell as a drop-in recurrent layer."""
 
 import torch
-from phasefield_kernels import aperiodic_scan, aperiodic_scan_step_, golden_phases
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from phasefield_kernels import aperiodic_scan, aperiodic_scan_step_, golden_phases
 
 
 class AperiodicRNN(nn.Module):

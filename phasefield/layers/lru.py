@@ -1,9 +1,10 @@
 """The linear sibling of the Landauer cell: a golden rotation over time."""
 
 import torch
-from phasefield_kernels import golden_phases, rotation_scan, rotation_scan_step_
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from phasefield_kernels import golden_phases, rotation_scan, rotation_scan_step_
 
 
 class AperiodicLRU(nn.Module):
@@ -22,6 +23,7 @@ class AperiodicLRU(nn.Module):
         layer: l, the block's place in a stack, which divides its angles by ``phase_scaling^l``.
         phase_scaling: s; 2.0 as in the aperiodic cell.
         min_radius, max_radius: r² starts uniform between their squares: memories of 10 to 1000 tokens.
+        dropout: probability of dropping a value in training, before the gate and after it.
 
     Source: the scan of A. Orvieto et al., "Resurrecting recurrent neural networks for long sequences",
     2023 (LRU), with the angles of Landauer LLM.
@@ -36,6 +38,7 @@ class AperiodicLRU(nn.Module):
         phase_scaling: float = 2.0,
         min_radius: float = 0.9,
         max_radius: float = 0.999,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         state_dim = max(1, dim // 2) if state_dim is None else state_dim
@@ -59,6 +62,7 @@ class AperiodicLRU(nn.Module):
         self.output = nn.Linear(2 * state_dim, dim, bias=False)
         self.skip = nn.Parameter(torch.randn(dim))
         self.gate = nn.Linear(dim, 2 * dim)
+        self.dropout = nn.Dropout(dropout)
         self.register_buffer("phases", golden_phases(state_dim, phase_scaling**layer), persistent=False)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -99,7 +103,7 @@ class AperiodicLRU(nn.Module):
 
     def _mix(self, x: Tensor, normed: Tensor, z: Tensor) -> Tensor:
         y = F.gelu(self.output(z.flatten(-2)) + self.skip * normed)
-        return x + F.glu(self.gate(y), dim=-1)
+        return x + self.dropout(F.glu(self.gate(self.dropout(y)), dim=-1))
 
     def extra_repr(self) -> str:
         return f"{self.dim}, {self.state_dim}, layer={self.layer}, phase_scaling={self.phase_scaling}"

@@ -29,6 +29,8 @@ class LandauerConfig:
     """aperiodic: the faithful nonlinear cell; lru: its linear sibling with a true rotation over time"""
     bound_scale: bool = False
     """keep the aperiodic cell's hidden scale under 1 in magnitude"""
+    dropout: float = 0.2
+    """in the lru cell's blocks; the aperiodic cell has none"""
     temperature: float = 0.05
     """of the energy term (sampling has a temperature of its own, in `generate`)"""
     energy_weight: float = 0.1
@@ -72,7 +74,7 @@ class Landauer(nn.Module):
         return self.head(hidden), state
 
     def init_state(self, batch: int) -> Tensor:
-        """The zero state: ``[L, batch, hidden_dim]``, or ``[L, batch, hidden_dim // 2, 2]`` for the lru cell."""
+        """The zero state: ``[L, batch, hidden_dim]``; for the lru cell ``[L, batch, hidden_dim // 2, 2]``."""
         return self.stack.init_state(batch)
 
     def loss(self, tokens: Tensor, targets: Tensor, state: Tensor | None = None) -> ModelLoss:
@@ -98,7 +100,9 @@ class _LRUStack(nn.Module):
         super().__init__()
         self.projection = nn.Linear(config.embed_dim, config.hidden_dim)
         self.blocks = nn.ModuleList(
-            AperiodicLRU(config.hidden_dim, layer=layer, phase_scaling=config.phase_scaling)
+            AperiodicLRU(
+                config.hidden_dim, layer=layer, phase_scaling=config.phase_scaling, dropout=config.dropout
+            )
             for layer in range(config.num_layers)
         )
         self.norm = nn.RMSNorm(config.hidden_dim)

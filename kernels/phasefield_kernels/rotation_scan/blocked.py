@@ -13,6 +13,7 @@ the sequence. A plain float32 loop is off by 1e-3 rad after 2·10^5 steps.
 import torch
 from torch import Tensor
 
+# conj_physical throughout: inside a custom op that runs in a compiled graph, conj()'s lazy bit is dropped.
 from ..checks import gradient_dtype, state_dtype
 from ..packing import each_sequence
 from ..phases import phase_from_radians, radians_from_phase
@@ -70,7 +71,7 @@ def backward(
     grad_x = torch.empty(h.shape, dtype=h.dtype, device=h.device)
     grad_angle = _zero_gradient(angle, h) if needs_parameters else None
     grad_decay = _zero_gradient(log_decay, h) if needs_parameters and log_decay is not None else None
-    grad_initial = grad_final.to(torch.float64, copy=True)
+    grad_initial = torch.empty(grad_final.shape, dtype=torch.float64, device=h.device).copy_(grad_final)
 
     def one(
         grad_x: Tensor,
@@ -85,7 +86,7 @@ def backward(
     ) -> tuple[Tensor, ...]:
         factors = _Factors(angle, log_decay, h)
         state = torch.zeros_like(torch.view_as_complex(grad_state))
-        summed = torch.zeros_like(state[0])
+        summed = state.new_zeros(h.shape[2])
         for begin, end, chunk in reversed(_blocks(h)):
             g = _complex(grad_h[:, begin:end])
             if end == h.shape[1]:
@@ -93,7 +94,7 @@ def backward(
                 g[:, -1] += torch.view_as_complex(grad_state)
             G = _advance(grad_x, g, state, factors, begin, end, chunk, reverse=True)
             if needs_parameters:
-                w = G.conj() * _before(h, start, begin, end)
+                w = G.conj_physical() * _before(h, start, begin, end)
                 if factors.constant:
                     summed += w.sum((0, 1))
                 else:
@@ -106,7 +107,7 @@ def backward(
             _add(grad_decay, 0, 0, w.real.unsqueeze(0))
         if h.shape[1] > 0:
             first = factors.powers[1] if factors.constant else factors.tokens(0, 1)[0][:, 0]
-            torch.view_as_complex(grad_state).copy_(state * first.conj())
+            torch.view_as_complex(grad_state).copy_(state * first.conj_physical())
         return ()
 
     if cu_seqlens is None:
@@ -149,14 +150,14 @@ class _Factors:
         if self.constant:
             powers = self.powers[1 : chunk + 1]
             if reverse:
-                powers = powers.conj().resolve_conj()
+                powers = powers.conj_physical()
             a = powers[0].to(self.complex).expand(chunk, -1)
             return a, (powers.flip(0) if reverse else powers).to(self.complex), powers[-1]
         if not reverse:
             a, decay = self.tokens(begin, end)
         else:
             a, decay = self.tokens(begin + 1, end + 1)
-            a = a.conj().resolve_conj()
+            a = a.conj_physical()
         a, decay = a.unflatten(1, (-1, chunk)), decay.unflatten(1, (-1, chunk))
         last = 0 if reverse else -1
         if not self.turning:
@@ -164,7 +165,7 @@ class _Factors:
             return a, products, products[:, :, last].to(torch.complex128)
         turns = self.turns[1 : chunk + 1]
         if reverse:
-            turns = turns.conj().flip(0)
+            turns = turns.conj_physical().flip(0)
         decays = _running_product(decay, reverse)
         return a, decays * turns.to(self.complex), decays[:, :, last] * turns[last]
 

@@ -1,0 +1,5 @@
+"""``python -m phasefield`` is ``phasefield``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,158 @@
+"""``phasefield doctor``: what will run where and why, and a check of every op against its definition."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor
+
+import phasefield_kernels as kernels
+from phasefield_kernels.backend import resolve
+
+from . import __version__, command_line
+from .errors import UserError, reported
+from .training.device import pick_device
+
+# A new op adds a line: the function, and float32 inputs that keep its recurrence stable.
+CHECKS: dict[str, tuple[Callable[..., tuple[Tensor, Tensor]], Callable[[], tuple[Tensor, ...]]]] = {
+    "aperiodic_scan": (
+        kernels.aperiodic_scan,
+        lambda: (_noise(3, 37, 40), _noise(40).tanh(), kernels.golden_phases(40), _noise(3, 40)),
+    ),
+    "rotation_scan": (
+        kernels.rotation_scan,
+        lambda: (_noise(3, 37, 40, 2), _noise(40), -_noise(40).abs(), _noise(3, 40, 2)),
+    ),
+}
+TOLERANCE = 1e-5
+"""Of the largest difference, relative to the largest value: a hundred roundings of float32."""
+
+
+@dataclass(frozen=True)
+class DoctorFlags:
+    """What to look at."""
+
+    device: str = "auto"
+    """the device that is described and whose ops are checked: auto, cpu, cuda, cuda:1, xpu …"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the report; fails if an op gives wrong results."""
+    flags = command_line.parse_flags(
+        DoctorFlags,
+        arguments,
+        command="phasefield doctor",
+        description="Show what will run where and why, and check every op against its definition in float64.",
+    )
+    device = pick_device(flags.device)
+    for name, value in (*_software(), *_machine(), *_device(device)):
+        print(f"{name:<14}{value}")
+    with reported(ValueError):
+        backend = resolve(None, torch.empty(0, device=device))
+    failed = []
+    for name, (op, make_inputs) in CHECKS.items():
+        verdict, good = _check(op, make_inputs, device)
+        print(f"{name:<18}{backend} backend ({_reason(backend, device)}): {verdict}", flush=True)
+        if not good:
+            failed.append(name)
+    if failed:
+        raise UserError(f"{', '.join(failed)} failed; PHASEFIELD_BACKEND=torch goes round Triton's kernels.")
+    return 0
+
+
+def _software() -> Iterator[tuple[str, str]]:
+    yield "phasefield", __version__
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    yield "torch", torch.__version__
+    triton = "triton-windows" if os.name == "nt" else "triton"
+    for package in (triton, "accelerate", "transformers"):
+        try:
+            yield package, importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            yield package, "not installed"
+
+
+def _machine() -> Iterator[tuple[str, str]]:
+    memory = psutil.virtual_memory()
+    yield "memory", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
+    yield "cpu", f"{os.cpu_count()} logical cores, torch uses {torch.get_num_threads()} threads"
+    if sys.platform == "linux" and torch.get_num_threads() > 1 and "GOMP_SPINCOUNT" not in os.environ:
+        yield (
+            "hint",
+            "if other programs share the cores, GOMP_SPINCOUNT=0 keeps waiting threads from spinning",
+        )
+    for language, variable, names in (
+        ("C", "CC", ("cc", "gcc", "clang", "cl")),
+        ("C++", "CXX", ("c++", "g++", "clang++", "cl")),
+    ):
+        candidates = (os.environ[variable],) if os.environ.get(variable) else names
+        path = next(filter(None, map(shutil.which, candidates)), None)
+        use = "Triton's launchers" if language == "C" else "torch.compile on a CPU"
+        yield f"{language} compiler", path or f"none found; {use} need one"
+
+
+def _device(device: torch.device) -> Iterator[tuple[str, str]]:
+    if device.type == "cpu":
+        yield "device", "cpu"
+        return
+    module = torch.get_device_module(device)
+    properties = module.get_device_properties(device)
+    yield "device", f"{device}, {properties.name}"
+    free, total = module.mem_get_info(device)
+    yield "its memory", f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    if device.type == "cuda":
+        yield "capability", f"{properties.major}.{properties.minor}"
+        yield "shared memory", f"{properties.shared_memory_per_block_optin:,} bytes a block"
+
+
+def _reason(backend: str, device: torch.device) -> str:
+    if asked := os.environ.get("PHASEFIELD_BACKEND"):
+        return f"PHASEFIELD_BACKEND={asked}"
+    if backend == "triton":
+        return f"Triton is installed and the device is {device.type}"
+    return "the device is a CPU" if device.type == "cpu" else "Triton is not installed"
+
+
+def _noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
+
+
+def _check(
+    op: Callable[..., tuple[Tensor, Tensor]],
+    make_inputs: Callable[[], tuple[Tensor, ...]],
+    device: torch.device,
+) -> tuple[str, bool]:
+    """Outputs and gradients in float32 on the device, against the reference in float64 on the CPU."""
+    inputs = make_inputs()
+    wide = [value.double() if value.is_floating_point() else value for value in inputs]
+    try:
+        results = _values_and_gradients(op, [value.to(device) for value in inputs], None)
+    except Exception as error:  # whatever a broken installation raises is this command's finding
+        return f"FAILED: {type(error).__name__}: {error}", False
+    errors = [
+        ((result.cpu().double() - exact).abs().max() / exact.abs().max()).item()
+        for result, exact in zip(results, _values_and_gradients(op, wide, "reference"), strict=True)
+    ]
+    largest = max(errors)
+    good = largest <= TOLERANCE  # false for NaN
+    return f"{'ok' if good else 'FAILED'}, largest relative error {largest:.1e}", good
+
+
+def _values_and_gradients(
+    op: Callable[..., tuple[Tensor, Tensor]], inputs: list[Tensor], backend: str | None
+) -> list[Tensor]:
+    leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in inputs]
+    output, final_state = op(*leaves, backend=backend)
+    differentiable = [leaf for leaf in leaves if leaf.requires_grad]
+    gradients = torch.autograd.grad(output.square().sum() + final_state.sum(), differentiable)
+    return [output.detach(), final_state.detach(), *gradients]
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(run))

@@ -1,0 +1,66 @@
+"""``phasefield evaluate --checkpoint DIR``: measure a checkpoint on a whole validation split."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import command_line
+from .data import load_corpus
+from .errors import UsageError, reported
+from .training import TrainConfig, evaluate, find_checkpoint, load_model
+from .training.checkpoint import read_json
+from .training.device import describe_device, pick_device
+from .training.evaluation import describe_split, validation_ids
+
+
+@dataclass(frozen=True)
+class EvaluateFlags:
+    """What to evaluate, and on what."""
+
+    checkpoint: str = "saved_models"
+    """a run's folder (its best checkpoint is taken) or a step folder"""
+    data_path: str | None = None
+    """a UTF-8 text file, whose last tenth is the validation split; the run's own text if left out"""
+    dataset: str | None = None
+    """a dataset, as in train; the run's own if left out"""
+    batch_size: int = 32
+    """windows at once; changes the time and the memory, not the result"""
+    seq_len: int | None = None
+    """tokens a window; the run's own if left out"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, xpu …"""
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--batch-size", self.batch_size), ("--seq-len", self.seq_len)):
+            if value is not None and value < 1:
+                raise UsageError(f"{flag} is {value}; it must be at least 1.")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Evaluate and print total, content, energy, bits per character."""
+    flags = command_line.parse_flags(
+        EvaluateFlags,
+        arguments,
+        command="phasefield evaluate",
+        description="Predict every token of a validation split once and print the averages.",
+    )
+    device = pick_device(flags.device)
+    checkpoint = find_checkpoint(flags.checkpoint)
+    model, tokenizer = load_model(checkpoint, device)
+    trained = read_json(checkpoint / "trainer.json")["flags"]
+    data_path, dataset = flags.data_path, flags.dataset
+    if data_path is None and dataset is None:
+        data_path, dataset = trained["data_path"], trained["dataset"]
+    seq_len = flags.seq_len or trained["seq_len"]
+    with reported(ValueError, OSError, RuntimeError):
+        corpus = load_corpus(dataset or TrainConfig.dataset, data_path)
+        ids = validation_ids(corpus, tokenizer).to(device)
+    print(f"{checkpoint} on {describe_device(device)}")
+    result = evaluate(model, ids, flags.batch_size, seq_len)
+    print(f"{corpus.name}: {describe_split(result.tokens, seq_len)}")
+    print(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(run))

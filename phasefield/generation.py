@@ -1,0 +1,100 @@
+"""Sampling from a causal model, one token at a time in constant memory."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Logits to sample from: scaled, then cut to the likeliest tokens, in a new tensor.
+
+    Args:
+        logits: ``[..., V]``.
+        temperature: divides the logits; above 0.
+        top_k: keep the k largest; 0 = all. Tokens tied with the k-th are kept too.
+        top_p: then keep the likeliest tokens until their probability reaches p; the one that crosses p is
+            kept, so at least one always is. 1 = all.
+
+    Returns:
+        ``[..., V]`` float32, ``-inf`` where a token is cut.
+    """
+    # Counted from the largest: then dividing by a tiny temperature cannot overflow upwards.
+    logits = logits.float()
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
+    if 0 < top_k < logits.shape[-1]:
+        smallest_kept = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest_kept, -math.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        probability = ordered.softmax(-1)
+        before = probability.cumsum(-1) - probability
+        beyond = before >= top_p
+        logits = logits.masked_fill(torch.empty_like(beyond).scatter(-1, order, beyond), -math.inf)
+    return logits
+
+
+def sample(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw one token for each row of logits ``[B, V]``: ``[B]`` int64; temperature 0 takes the likeliest."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = filter_logits(logits, temperature, top_k, top_p).softmax(-1)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+
+
+@torch.inference_mode()
+def stream_tokens(
+    model: nn.Module,
+    prompt: Tensor,
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """Continue prompts, yielding each new token ``[B]`` as it is drawn.
+
+    The whole prompt goes through the model in one pass; from then on a step sees one token and the state, so
+    time a token and memory stay the same however long the text grows.
+
+    Args:
+        model: offers ``model(tokens, state)`` and ``model.step(token, state)``; put it in evaluation mode.
+        prompt: int64 ``[B, T]`` with T at least 1, on the model's device.
+        max_new_tokens: how many to draw, at least 0.
+        temperature: 1 samples from the model's distribution, less is more cautious, 0 takes the likeliest.
+        top_k: see :func:`filter_logits`.
+        top_p: see :func:`filter_logits`.
+        generator: source of randomness, on the model's device; torch's default if None.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    if prompt.ndim != 2 or prompt.shape[1] < 1:
+        raise ValueError(f"prompt has shape {list(prompt.shape)}; allowed is [B, T] with T at least 1.")
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 0.")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(
+            f"temperature is {temperature}; it must be at least 0 (0 = the likeliest) and finite."
+        )
+    if top_k < 0:
+        raise ValueError(f"top_k is {top_k}; it must be at least 0 (0 = off).")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1 (1 = off).")
+    if max_new_tokens == 0:
+        return
+    logits, state = model(prompt)
+    token = sample(logits[:, -1], temperature, top_k, top_p, generator)
+    yield token
+    for _ in range(max_new_tokens - 1):
+        logits, state = model.step(token, state)
+        token = sample(logits, temperature, top_k, top_p, generator)
+        yield token

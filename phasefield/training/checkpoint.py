@@ -1,0 +1,123 @@
+"""One checkpoint: a folder of plain files (JSON and safetensors, never pickle), sealed by a manifest.
+
+=====================  ==============================================================
+``config.json``        the model's name and config, and the version that wrote it
+``model.safetensors``  the weights
+``tokenizer.json`` …   the tokenizer, in Hugging Face's format
+``trainer.json``       where the run stands and its flags
+``trainer.safetensors``  optimizer, random states, carried state, history
+``manifest.json``      the SHA-256 of each of them
+=====================  ==============================================================
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .. import __version__
+from ..data import CharTokenizer
+from ..errors import UserError
+from ..models import MODELS
+from .durable import sha256, sync_file, sync_folder
+
+MANIFEST = "manifest.json"
+
+
+def write_model(folder: Path, name: str, model: nn.Module, tokenizer: CharTokenizer) -> None:
+    """Write what inference needs: config, weights, tokenizer."""
+    config = {"model_type": name, "phasefield_version": __version__, **asdict(model.config)}
+    write_json(folder / "config.json", config)
+    write_tensors(folder / "model.safetensors", model.state_dict())
+    tokenizer.save(folder)
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, CharTokenizer]:
+    """The model of a checkpoint folder, in evaluation mode, and its tokenizer.
+
+    Raises:
+        UserError: the folder is no checkpoint, is damaged, or needs another version of this package.
+    """
+    verify(folder)
+    saved = read_json(folder / "config.json")
+    name, version = saved.pop("model_type", None), saved.pop("phasefield_version", "unknown")
+    try:
+        entry = MODELS[name]
+        model = entry.model_class(entry.config_class(**saved))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        tokenizer = CharTokenizer.load(folder)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"checkpoint {folder} (model {name!r}, written by phasefield {version}) cannot be loaded by "
+            f"phasefield {__version__}: {error}"
+        ) from error
+    return model.to(device).eval(), tokenizer
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON that a person can read; NaN and infinity are refused."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's JSON file.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path.parent} is not a checkpoint, or a damaged one: {path.name} is missing."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"checkpoint {path.parent} is damaged: {path.name} is not JSON ({error}).") from None
+    if not isinstance(content, dict):
+        raise UserError(f"checkpoint {path.parent} is damaged: {path.name} holds no JSON object.")
+    return content
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors by name; a full disk raises OSError, whatever safetensors raises."""
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path.name}: {error}") from error
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest, then wait until every file of the folder is on the disk."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    write_json(folder / MANIFEST, {"sha256": {path.name: sha256(path) for path in files}})
+    for path in files:
+        shutil.copymode(folder / MANIFEST, path)  # safetensors makes its files private
+        sync_file(path)
+    sync_file(folder / MANIFEST)
+    sync_folder(folder)
+
+
+def verify(folder: Path) -> None:
+    """Check that a checkpoint is whole: every file of its manifest is there, with the contents it had.
+
+    Raises:
+        UserError: naming the folder and the file that is missing or damaged.
+    """
+    digests = read_json(folder / MANIFEST).get("sha256")
+    if not isinstance(digests, dict):
+        raise UserError(f"checkpoint {folder} is damaged: {MANIFEST} holds no digests.")
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"checkpoint {folder} is damaged: {name} is missing.")
+        if sha256(path) != digest:
+            raise UserError(
+                f"checkpoint {folder} is damaged: the contents of {name} are not what was written "
+                f"({path.stat().st_size:,} bytes, wrong SHA-256)."
+            )

@@ -1,0 +1,82 @@
+"""The flags of a training run that do not belong to the model."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import UsageError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the defaults are those of the Landauer LLM's command line.
+
+    Raises:
+        UsageError: a value out of range; the message names the flag.
+    """
+
+    data_path: str | None = None
+    """a UTF-8 text file to train on, instead of a dataset"""
+    dataset: str = "shakespeare"
+    """shakespeare (needs no internet), tiny_shakespeare, wikitext2, wikitext103 or tinystories"""
+    batch_size: int = 32
+    """sequences a step and process"""
+    seq_len: int = 64
+    """tokens a sequence"""
+    lr: float = 3e-3
+    """learning rate of Adam"""
+    grad_clip: float = 1.0
+    """largest global norm of the gradient; 0 = off"""
+    steps: int = 2000
+    """optimizer steps in all, those before --resume included"""
+    save_every: int = 500
+    """steps between checkpoints"""
+    eval_every: int = 500
+    """steps between passes over the whole validation split; 0 = off"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, xpu …; auto takes a GPU if there is one"""
+    save_dir: str = "saved_models"
+    """folder of the run: checkpoints, logs and the picture of the loss"""
+    seed: int = 0
+    """of the initial weights and the order of the data"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs matrix products in bfloat16; weights, states and evaluation stay in float32"""
+    compile: bool = False
+    """compile the model with torch.compile"""
+    warmup_steps: int = 0
+    """steps over which the learning rate rises linearly from 0"""
+    cosine: bool = False
+    """let the learning rate fall to 0 along half a cosine, from the end of the warm-up to the last step"""
+    gradient_accumulation: int = 1
+    """batches whose gradients are averaged in one step"""
+    resume: bool = False
+    """continue the run in --save-dir; flags left out keep the run's values"""
+    stateful: bool = False
+    """read the text in contiguous streams and carry the state over (truncated back-propagation)"""
+    log_with: str = "tensorboard"
+    """a tracker that accelerate knows (tensorboard, wandb, mlflow …), or none"""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "seq_len", "steps", "save_every", "gradient_accumulation"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("eval_every", "warmup_steps", "seed"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        self._require("seed", self.seed < 2**63, "below 2^63")
+        self._require("lr", 0 < self.lr < math.inf, "above 0 and finite")
+        self._require("grad_clip", 0 <= self.grad_clip < math.inf, "at least 0 (0 = off) and finite")
+        self._require("warmup_steps", self.warmup_steps <= self.steps, f"at most --steps ({self.steps})")
+
+    def _require(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is {getattr(self, name)}; it must be {allowed}.")
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The learning rate of a step, counted from 1: linear warm-up, then constant or half a cosine."""
+    if step <= config.warmup_steps:
+        return config.lr * step / config.warmup_steps
+    if not config.cosine:
+        return config.lr
+    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))

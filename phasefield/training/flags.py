@@ -1,0 +1,80 @@
+"""The flags of a run: kept in its checkpoints, taken over by ``--resume``, and guarded against change."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError, UserError
+from .checkpoint import read_json, verify
+from .config import TrainConfig
+
+_MAY_CHANGE = {
+    "steps",
+    "save_every",
+    "eval_every",
+    "device",
+    "save_dir",
+    "resume",
+    "compile",
+    "log_with",
+    # Where the text lies may change; that it is the same text is checked on the text itself.
+    "data_path",
+    "dataset",
+}
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """All flags of ``phasefield train``.
+
+    Attributes:
+        model: the model's name.
+        run: the flags of training.
+        model_flags: the fields of the model's config, without ``vocab_size``, which the text decides.
+    """
+
+    model: str
+    run: TrainConfig
+    model_flags: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"model": self.model, "flags": asdict(self.run), "model_flags": self.model_flags}
+
+    @classmethod
+    def saved_in(cls, checkpoint: Path) -> "RunFlags":
+        """The flags that a checkpoint's run was started or last resumed with.
+
+        Raises:
+            UserError: the checkpoint is damaged, or another version's.
+        """
+        verify(checkpoint)
+        saved = read_json(checkpoint / "trainer.json")
+        try:
+            return cls(saved["model"], TrainConfig(**saved["flags"]), saved["model_flags"])
+        except (KeyError, TypeError, UsageError) as error:
+            raise UserError(
+                f"checkpoint {checkpoint} was written by another version of phasefield: {error!r}"
+            ) from error
+
+    def check_continues(self, before: "RunFlags") -> None:
+        """Refuse to resume with flags that would make another run of it.
+
+        Raises:
+            UsageError: naming the flag, what it is, and what it was.
+        """
+        if self.model != before.model:
+            raise UsageError(
+                f"MODEL is {self.model}, but the run in {self.run.save_dir} trains {before.model}; "
+                "--resume continues the same model."
+            )
+        given, kept = asdict(self.run) | self.model_flags, asdict(before.run) | before.model_flags
+        # The cosine ends at the last step: another one is another schedule.
+        free = _MAY_CHANGE - {"steps"} if self.run.cosine else _MAY_CHANGE
+        for name in given:
+            if name not in free and given[name] != kept.get(name):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is {given[name]}, but the run in {self.run.save_dir} was "
+                    f"started with {kept.get(name)}; leave the flag out to go on with that, or start a new "
+                    "run in another --save-dir."
+                )

@@ -1,0 +1,232 @@
+"""Everything a training loop works with, made from the flags: fresh, or from the checkpoint to resume."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from rich.console import Console
+from torch import Tensor, nn
+
+from phasefield_kernels.backend import resolve
+
+from ..data import CharTokenizer, ContiguousStreams, Corpus, RandomWindows, load_corpus
+from ..errors import UsageError, UserError, reported
+from ..models import MODELS, ModelLoss
+from .checkpoint import load_model, read_json, write_model
+from .config import TrainConfig
+from .device import describe_device, pick_device
+from .evaluation import Evaluation, describe_split, evaluate, validation_ids
+from .flags import RunFlags
+from .run_folder import RunFolder
+from .state import RunState, local_tensors, read_state, write_state
+
+
+class _Loss(nn.Module):
+    """A model's loss as a forward pass: what DistributedDataParallel and autocast wrap."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, targets: Tensor, state: Any) -> ModelLoss:
+        return self.model.loss(tokens, targets, state)
+
+
+@dataclass
+class Session:
+    """A run, ready to go on from ``state.step``.
+
+    Attributes:
+        flags: of the run.
+        accelerator: device, precision, processes, trackers.
+        model: the bare model.
+        loss: ``loss(tokens, targets, carried)`` → ModelLoss, prepared by accelerate, perhaps compiled.
+        optimizer: Adam over the model's parameters.
+        tokenizer: of the text.
+        batches: training batches, a pure function of their index.
+        validation: int64 ids of the validation split, on the device.
+        folder: where checkpoints go.
+        state: where the run stands.
+        started_on: a fingerprint of the text and the number of processes, which a resumed run must share.
+    """
+
+    flags: RunFlags
+    accelerator: Accelerator
+    model: nn.Module
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    tokenizer: CharTokenizer
+    batches: RandomWindows | ContiguousStreams
+    validation: Tensor
+    folder: RunFolder
+    state: RunState
+    started_on: dict[str, Any]
+
+    def evaluate(self) -> Evaluation:
+        """One pass over the validation split, in float32, shared among the processes."""
+        run = self.flags.run
+        return evaluate(self.model, self.validation, run.batch_size, run.seq_len, self.accelerator)
+
+    def save(self) -> None:
+        """Save a checkpoint of this step and point to it; every process must call it."""
+        local = local_tensors(self.state, self.accelerator)
+        if self.accelerator.is_main_process:
+            self.folder.save(self.state.step, self.state.best_step, lambda folder: self._write(folder, local))
+        self.accelerator.wait_for_everyone()
+
+    def log(self, values: dict[str, float]) -> None:
+        """Send scalars of this step to the tracker."""
+        try:
+            self.accelerator.log(values, step=self.state.step)
+        except OSError as error:
+            raise UserError(
+                f"the {self.flags.run.log_with} log in {self.folder.path} could not be written: {error}. "
+                f"The last good checkpoint is {self.folder.latest()}."
+            ) from error
+
+    def _write(self, folder: Path, local: dict[str, Tensor]) -> None:
+        write_model(folder, self.flags.model, self.model, self.tokenizer)
+        started_with = self.flags.as_json() | self.started_on
+        write_state(folder, self.state, local, self.model, self.optimizer, started_with)
+
+
+def open_session(flags: RunFlags, console: Console) -> Session:
+    """Check everything that can be checked before training, and make or restore the run.
+
+    Args:
+        flags: of the run.
+        console: where the main process says what runs where.
+
+    Raises:
+        UserError: the text, device, folder, disk or checkpoint does not allow the run.
+        UsageError: the flags do not.
+    """
+    run = flags.run
+    folder = RunFolder(run.save_dir)
+    checkpoint = _checkpoint_to_resume(flags, folder)
+    with reported(ValueError, OSError, RuntimeError):
+        corpus = load_corpus(run.dataset, run.data_path)
+    accelerator = _accelerator(run)
+    started_on = {"text_sha256": _fingerprint(corpus), "processes": accelerator.num_processes}
+    # Other processes take the main one's weights, and need random numbers of their own.
+    torch.manual_seed(run.seed + accelerator.process_index)
+    if checkpoint is None:
+        tokenizer = CharTokenizer.from_text(corpus.train + corpus.validation)
+        entry = MODELS[flags.model]
+        with reported(ValueError):
+            model = entry.model_class(entry.config_class(tokenizer.vocab_size, **flags.model_flags))
+    else:
+        _check_same_start(checkpoint, started_on)
+        model, tokenizer = load_model(checkpoint)
+        model.train()
+    if accelerator.is_main_process:
+        weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+        folder.check_writable(3 * weight_bytes)  # the weights and Adam's two moments
+    with reported(ValueError):
+        batches = _training_batches(run, tokenizer.encode(corpus.train), accelerator)
+        validation = validation_ids(corpus, tokenizer).to(accelerator.device)
+        backend = resolve(None, torch.empty(0, device=accelerator.device))
+    loss = accelerator.prepare(torch.compile(_Loss(model)) if run.compile else _Loss(model))
+    # Fused is the fastest on a CPU too: a third of the time of the loop or foreach.
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.lr, fused=True)
+    state = RunState(running_loss=torch.zeros((), device=accelerator.device))
+    if checkpoint is not None:
+        read_state(checkpoint, state, model, optimizer, accelerator, model.init_state(1))
+    _start_tracker(flags, accelerator)
+    if accelerator.is_main_process:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        console.print(
+            f"{flags.model}: {parameters:,} parameters, {run.precision}, on "
+            f"{describe_device(accelerator.device)}, {backend} backend, seed {run.seed}\n"
+            f"{corpus.name}: {len(corpus.train):,} training characters, {tokenizer.vocab_size} symbols\n"
+            f"[val]: {describe_split(len(validation) - 1, run.seq_len)}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    return Session(
+        flags, accelerator, model, loss, optimizer, tokenizer, batches, validation, folder, state, started_on
+    )
+
+
+def _checkpoint_to_resume(flags: RunFlags, folder: RunFolder) -> Path | None:
+    if not flags.run.resume:
+        folder.check_fresh()
+        return None
+    checkpoint = folder.latest()
+    if checkpoint is None:
+        raise UserError(
+            f"--resume: there is no checkpoint in {folder.path}; leave --resume out to start a run there, or "
+            "give the folder of a run with --save-dir."
+        )
+    flags.check_continues(RunFlags.saved_in(checkpoint))
+    return checkpoint
+
+
+def _check_same_start(checkpoint: Path, started_on: dict[str, Any]) -> None:
+    saved = read_json(checkpoint / "trainer.json")
+    if saved["text_sha256"] != started_on["text_sha256"]:
+        raise UsageError(
+            f"--resume: the text is not the one that the run in {checkpoint.parent} was started on; give "
+            "that text with --data-path or --dataset."
+        )
+    if saved["processes"] != started_on["processes"]:
+        raise UsageError(
+            f"--resume: the run in {checkpoint.parent} has {saved['processes']} processes, now there are "
+            f"{started_on['processes']}; launch as many as before."
+        )
+
+
+def _fingerprint(corpus: Corpus) -> str:
+    digest = hashlib.sha256(corpus.train.encode())
+    digest.update(b"\0")
+    digest.update(corpus.validation.encode())
+    return digest.hexdigest()
+
+
+def _accelerator(run: TrainConfig) -> Accelerator:
+    device = pick_device(run.device)
+    if device.index is not None:
+        torch.get_device_module(device).set_device(device)
+    with reported(ValueError):  # an unknown tracker; another precision before in the same Python process
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="bf16" if run.precision == "bf16" else "no",
+            log_with=None if run.log_with == "none" else run.log_with,
+            project_config=ProjectConfiguration(run.save_dir, str(Path(run.save_dir, "logs"))),
+        )
+    if run.log_with != "none" and not accelerator.log_with:
+        raise UserError(
+            f"--log-with is {run.log_with!r}, which is not installed here; install it, or use none."
+        )
+    if device.index is not None and accelerator.num_processes > 1:
+        raise UsageError(
+            f"--device is {run.device!r} with {accelerator.num_processes} processes; give {device.type!r}: "
+            "each process takes a device of its own."
+        )
+    return accelerator
+
+
+def _training_batches(
+    run: TrainConfig, ids: Tensor, accelerator: Accelerator
+) -> RandomWindows | ContiguousStreams:
+    kind = ContiguousStreams if run.stateful else RandomWindows
+    return kind(
+        ids,
+        run.batch_size,
+        run.seq_len,
+        run.seed,
+        device=accelerator.device,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
+def _start_tracker(flags: RunFlags, accelerator: Accelerator) -> None:
+    config = {"model": flags.model, **asdict(flags.run), **flags.model_flags}
+    with reported(OSError):
+        accelerator.init_trackers("phasefield", config)

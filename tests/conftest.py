@@ -1,0 +1,60 @@
+"""Fused kernels run on the GPU where there is one, in Triton's corrected interpreter where there is none."""
+
+import os
+
+import pytest
+import torch
+
+ON_GPU = torch.cuda.is_available()
+if not ON_GPU:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported anywhere
+
+POISONED = ("empty", "empty_like")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--full-matrix",
+        action="store_true",
+        help="compile every kernel and configuration for every GPU target",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--full-matrix"):
+        skip = pytest.mark.skip(reason="every kernel for every target: run with --full-matrix, as CI does")
+        for item in items:
+            if "full_matrix" in item.keywords:
+                item.add_marker(skip)
+
+
+def pytest_configure(config):
+    if not ON_GPU:
+        from tests.machinery.interpreter import correct_interpreter
+
+        correct_interpreter()
+
+
+@pytest.fixture(scope="session")
+def device():
+    """Where fused kernels run: the GPU, or the CPU in the interpreter."""
+    return "cuda" if ON_GPU else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch):
+    """Fill fresh memory with NaN (integers: their largest value), so that what is never written shows."""
+
+    def poison(tensor):
+        if tensor.device.type in ("cpu", "cuda") and tensor.numel():
+            with torch.no_grad():
+                floating = tensor.is_floating_point() or tensor.is_complex()
+                tensor.fill_(float("nan") if floating else torch.iinfo(tensor.dtype).max)
+        return tensor
+
+    def poisoning(function):
+        return lambda *arguments, **keywords: poison(function(*arguments, **keywords))
+
+    for name in POISONED:
+        monkeypatch.setattr(torch, name, poisoning(getattr(torch, name)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoning(torch.Tensor.new_empty))

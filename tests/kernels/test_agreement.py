@@ -1,0 +1,89 @@
+"""Both ops on both backends against the float64 reference: odd sizes, all gradients, states included."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from phasefield_kernels import aperiodic_scan, phase_from_radians, rotation_scan
+from tests.machinery.comparison import assert_agrees_with_reference
+
+BACKENDS = ("torch", "triton")
+ROUNDING = {torch.float32: 2**-24, torch.bfloat16: 2**-9, torch.float16: 2**-12}
+# (batch, time, width): more lanes than a block and a time that no block of steps divides; one step; few
+# lanes with a time that the fused kernels cut into chunks. All dtypes on the first: the interpreter is slow.
+CASES = [(dtype, (3, 37, 33)) for dtype in ROUNDING]
+CASES += [(torch.float32, (2, 1, 5)), (torch.float32, (1, 300, 3)), (torch.bfloat16, (1, 300, 3))]
+
+
+def tolerances(dtype, steps, **rest):
+    """Allowed errors, relative to the largest value.
+
+    Outputs: each step adds about 4 float32 roundings, which add like √T; then one rounding to the output's
+    dtype. Gradients are formed from outputs rounded to that dtype (the saved h), so each step's factor is
+    off by a few such roundings, and a sum over T steps by √T of them; 8 covers the largest of thousands.
+    """
+    out = 16 * 2**-24 * math.sqrt(steps) + 2 * ROUNDING[dtype]
+    grad = 8 * (ROUNDING[dtype] * 4 + 4 * 2**-24 * math.sqrt(steps))
+    return {"out0": out, "out1": 16 * 2**-24 * math.sqrt(steps), "default": grad} | rest
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("dtype", "shape"), CASES, ids=str)
+@pytest.mark.parametrize("packed", [False, True])
+def test_aperiodic_scan(backend, dtype, shape, packed, device):
+    batch, length, width = shape
+    generator = torch.Generator().manual_seed(length)
+
+    def random(*size):
+        return torch.randn(*size, generator=generator)
+
+    sequences, offsets = batch, None
+    if packed:
+        batch, sequences = 1, 4
+        offsets = torch.tensor([0, length // 3, length // 3, length - 1, length])
+    assert_agrees_with_reference(
+        aperiodic_scan,
+        {
+            "u": random(batch, length, width),
+            "scale": 0.9 * torch.tanh(random(width)),
+            "phase": phase_from_radians(3 * random(width)),
+            "initial_state": random(sequences, width),
+            "cu_seqlens": offsets,
+        },
+        backend=backend,
+        dtype=dtype,
+        by_dtype=("u",),
+        tolerance=tolerances(dtype, length),
+        device=device,
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("dtype", "shape"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("angle", "decay"), list(itertools.product(("constant", "token"), (None, "constant", "token")))
+)
+def test_rotation_scan(backend, dtype, shape, angle, decay, device):
+    batch, length, width = shape
+    generator = torch.Generator().manual_seed(length)
+
+    def parameter(kind):
+        return torch.rand(*((width,) if kind == "constant" else shape), generator=generator)
+
+    assert_agrees_with_reference(
+        rotation_scan,
+        {
+            "x": torch.randn(*shape, 2, generator=generator),
+            "angle": 6 * parameter(angle) - 3,
+            "log_decay": None if decay is None else -0.2 * parameter(decay),
+            "initial_state": torch.randn(batch, width, 2, generator=generator),
+        },
+        backend=backend,
+        dtype=dtype,
+        by_dtype=("x", *(name for name, kind in (("angle", angle), ("log_decay", decay)) if kind == "token")),
+        # Undamped, a constant angle's or decay's gradient is a sum over all pairs of steps.
+        tolerance=tolerances(dtype, length),
+        device=device,
+    )
