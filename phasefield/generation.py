@@ -31,7 +31,7 @@ def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_
         probability = ordered.softmax(-1)
         before = probability.cumsum(-1) - probability
         beyond = before >= top_p
-        logits = logits.masked_fill(torch.empty_like(beyond).scatter(-1, order, beyond), -math.inf)
+        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -math.inf)
     return logits
 
 

@@ -1,10 +1,11 @@
 """The flags of a run: kept in its checkpoints, taken over by ``--resume``, and guarded against change."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, UserError
+from ..models import MODELS
 from .checkpoint import read_json, verify
 from .config import TrainConfig
 
@@ -30,12 +31,27 @@ class RunFlags:
     Attributes:
         model: the model's name.
         run: the flags of training.
-        model_flags: the fields of the model's config, without ``vocab_size``, which the text decides.
+        model_flags: the fields of the model's config, without ``vocab_size``, which the text decides; those
+            left out get their defaults.
+
+    Raises:
+        UsageError: an unknown model, or a flag it does not have.
     """
 
     model: str
     run: TrainConfig
     model_flags: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise UsageError(f"there is no model {self.model!r}; the models are {', '.join(MODELS)}.")
+        _, *model_fields = fields(MODELS[self.model].config_class)
+        defaults = {field.name: field.default for field in model_fields}
+        if unknown := self.model_flags.keys() - defaults.keys():
+            raise UsageError(
+                f"{self.model} has no {', '.join(sorted(unknown))}; its flags are {', '.join(defaults)}."
+            )
+        object.__setattr__(self, "model_flags", defaults | self.model_flags)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -72,9 +88,9 @@ class RunFlags:
         # The cosine ends at the last step: another one is another schedule.
         free = _MAY_CHANGE - {"steps"} if self.run.cosine else _MAY_CHANGE
         for name in given:
-            if name not in free and given[name] != kept.get(name):
+            if name not in free and given[name] != kept[name]:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is {given[name]}, but the run in {self.run.save_dir} was "
-                    f"started with {kept.get(name)}; leave the flag out to go on with that, or start a new "
+                    f"started with {kept[name]}; leave the flag out to go on with that, or start a new "
                     "run in another --save-dir."
                 )

@@ -26,7 +26,7 @@ class ProgressReport:
     def __init__(self, done: int, steps: int, tokens_per_step: int, console: Console | None) -> None:
         self._done, self._steps, self._tokens_per_step = done, steps, tokens_per_step
         self._console = console
-        self._seconds_per_step: float | None = None
+        self._seconds_per_step, self._reports = 0.0, 0
         self._bar: Progress | None = None
         if console is not None and console.is_terminal:
             columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
@@ -50,10 +50,10 @@ class ProgressReport:
         """Report that ``step`` steps are done, the last of them with this mean loss."""
         now = time.monotonic()
         seconds = (now - self._measured) / max(step - self._done, 1)
-        before = self._seconds_per_step
-        self._seconds_per_step = (
-            seconds if before is None else _SMOOTHING * before + (1 - _SMOOTHING) * seconds
-        )
+        self._reports += 1
+        # The first report has compilation and first touches of memory in it: it does not linger.
+        smoothing = _SMOOTHING if self._reports > 2 else 0.0
+        self._seconds_per_step = smoothing * self._seconds_per_step + (1 - smoothing) * seconds
         self._done, self._measured = step, now
         pause = SECONDS_BETWEEN_LINES if self._bar is None else _SECONDS_BETWEEN_FRAMES
         if self._console is None or (now - self._shown < pause and step < self._steps):

@@ -123,13 +123,13 @@ def open_session(flags: RunFlags, console: Console) -> Session:
         _check_same_start(checkpoint, started_on)
         model, tokenizer = load_model(checkpoint)
         model.train()
-    if accelerator.is_main_process:
-        weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-        folder.check_writable(3 * weight_bytes)  # the weights and Adam's two moments
     with reported(ValueError):
         batches = _training_batches(run, tokenizer.encode(corpus.train), accelerator)
         validation = validation_ids(corpus, tokenizer).to(accelerator.device)
         backend = resolve(None, torch.empty(0, device=accelerator.device))
+    if accelerator.is_main_process:
+        weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+        folder.check_writable(3 * weight_bytes)  # the weights and Adam's two moments
     loss = accelerator.prepare(torch.compile(_Loss(model)) if run.compile else _Loss(model))
     # Fused is the fastest on a CPU too: a third of the time of the loop or foreach.
     optimizer = torch.optim.Adam(model.parameters(), lr=run.lr, fused=True)

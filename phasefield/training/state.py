@@ -143,6 +143,7 @@ def read_state(
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
         rank = accelerator.process_index
-        _restore_local(state, {name: rows[rank] for name, rows in tensors.items()}, carried_form)
+        # Cloned, because set_rng_state reads a view from the start of its storage: another process's row.
+        _restore_local(state, {name: rows[rank].clone() for name, rows in tensors.items()}, carried_form)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"the trainer's state in {folder} does not fit this run: {error!r}") from error

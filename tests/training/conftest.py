@@ -28,7 +28,7 @@ def text_file(tmp_path):
 
 @pytest.fixture
 def flags(tmp_path, text_file):
-    """Flags of a run that takes a moment: change them with ``flags(steps=3)``, the model's with ``model={…}``."""
+    """Make flags of a run that takes a moment: ``flags(steps=3)``; the model's as ``flags(model={…})``."""
 
     def make(model=None, **changes):
         config = TrainConfig(

@@ -3,7 +3,6 @@ import signal
 import struct
 import subprocess
 import sys
-import textwrap
 import time
 
 import pytest
@@ -67,7 +66,7 @@ def test_the_state_is_carried_along_streams_and_dropped_where_they_begin_again(f
     monkeypatch.setattr(Landauer, "loss", spy)
     quietly(flags(stateful=True, batch_size=30, seq_len=32, steps=8))
     carried = [state is not None for state in given]
-    assert carried == [False, True, True, False, True, True, False, True]  # three batches a pass
+    assert carried == [False, True, True, True] * 2  # four batches a pass
     assert not any(state.requires_grad for state in given if state is not None)
 
 
@@ -151,39 +150,58 @@ def test_scalars_go_to_tensorboard(flags, quietly):
     assert [event.step for event in events.Scalars("validation/content")] == [10, 20]
 
 
-ENDLESS = """
-    from phasefield.train import run
-    from phasefield import command_line
-    raise SystemExit(command_line.run(run, {arguments!r}))
+COMMAND = """
+import sys, time
+from phasefield import command_line
+from phasefield.train import run
+from phasefield.training.session import Session
+
+def slow_save(self, save=Session.save):
+    save(self)
+    print("saved", flush=True)
+    time.sleep({pause})
+
+Session.save = slow_save
+sys.exit(command_line.run(run))
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
-def test_ctrl_c_saves_and_a_second_one_ends_the_process_at_once(flags):
+@pytest.fixture
+def endless(flags):
+    """Start an endless run in a process of its own, and wait for its first checkpoint."""
     run = flags().run
-    arguments = ["--data-path", run.data_path, "--save-dir", run.save_dir, "--steps", "1000000", "--device"]
-    arguments += ["cpu", "--log-with", "none", "--hidden-dim", "8", "--eval-every", "0", "--save-every", "5"]
+    arguments = ["--data-path", run.data_path, "--save-dir", run.save_dir, "--steps", "1000000"]
+    arguments += ["--device", "cpu", "--log-with", "none", "--hidden-dim", "8", "--eval-every", "0"]
 
-    def start(*more):
-        code = textwrap.dedent(ENDLESS.format(arguments=[*arguments, *more]))
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        folder = RunFolder(run.save_dir)
-        before, deadline = folder.latest(), time.monotonic() + 60
-        while folder.latest() == before and time.monotonic() < deadline:
-            time.sleep(0.02)
+    def start(pause, save_every):
+        code = [sys.executable, "-c", COMMAND.format(pause=pause)]
+        flags = [*arguments, "--save-every", str(save_every)]
+        process = subprocess.Popen([*code, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while process.stdout.readline() != "saved\n":
+            assert process.poll() is None, process.stderr.read()
         return process
 
-    process = start()
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "SIGINT: stopped after step" in output
+    return start
 
-    process = start("--resume")
-    process.send_signal(signal.SIGSTOP)  # so that both signals are there when it goes on
-    process.send_signal(signal.SIGTERM)
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send SIGINT to one process")
+def test_ctrl_c_saves_says_so_and_exits_with_130(endless, flags):
+    process = endless(pause=0, save_every=5)
     process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGCONT)
+    output, errors = process.communicate(timeout=60)
+    latest = RunFolder(flags().run.save_dir).latest()
+    assert process.returncode == 130
+    assert f"saved {latest}" in output
+    assert "SIGINT: stopped after step" in output
+    assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send SIGINT to one process")
+def test_a_second_ctrl_c_ends_the_process_at_once(endless):
+    process = endless(pause=3600, save_every=1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)  # the process is in its pause, and takes note there
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    assert process.returncode in (-signal.SIGINT, -signal.SIGTERM)
-    assert RunFolder(run.save_dir).latest() is not None
+    assert process.returncode == -signal.SIGINT

@@ -28,7 +28,7 @@ def test_a_log_gets_a_plain_line_about_every_ten_seconds(monkeypatch):
     output = io.StringIO()
     report(1000, 0.1, Clock(monkeypatch), Console(file=output, force_terminal=False, width=60))
     lines = output.getvalue().splitlines()
-    assert len(lines) == 1 + 10
+    assert len(lines) == 1 + 11  # one more after the long validation
     assert "[val] step 100" in lines
     assert "\x1b" not in output.getvalue()
     last = re.fullmatch(r"step 1,000/1,000  loss 2.5000  ([\d,]+) tokens/s  0:00 left", lines[-1])

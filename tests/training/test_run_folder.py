@@ -48,17 +48,20 @@ def test_a_crash_at_any_moment_leaves_a_good_checkpoint(tmp_path, monkeypatch):
         (path / ".saving-1" / "config.json").touch()
 
         remaining = calls_survived
+
+        def counted(original):
+            def call(*arguments, **options):
+                nonlocal remaining
+                if remaining == 0:
+                    raise Crash
+                remaining -= 1
+                return original(*arguments, **options)
+
+            return call
+
         with monkeypatch.context() as patch:
             for name in ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir"):
-
-                def counted(*arguments, original=getattr(os, name), **options):
-                    nonlocal remaining
-                    if remaining == 0:
-                        raise Crash
-                    remaining -= 1
-                    return original(*arguments, **options)
-
-                patch.setattr(os, name, counted)
+                patch.setattr(os, name, counted(getattr(os, name)))
             try:
                 folder.save(3, 3, write)
                 crashed = False

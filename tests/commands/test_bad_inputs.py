@@ -1,0 +1,118 @@
+"""Whatever a user gets wrong: one paragraph that names it, before any work, and no traceback."""
+
+import json
+import shutil
+
+import pytest
+
+from phasefield import command_line
+from phasefield.cli import dispatch
+
+TRAIN = "train --data-path text.txt --save-dir new --device cpu --steps 3 --log-with none"
+GENERATE = "generate --checkpoint run"
+EVALUATE = "evaluate --checkpoint run"
+
+# The command line, its exit code, and what the error must say.
+BAD_INPUTS = {
+    "an unknown command": ("trian", 2, "no command 'trian'; the commands are train"),
+    "an unknown model": ("train landuaer", 2, "no model 'landuaer'; the models are landauer"),
+    "an unknown flag": (f"{TRAIN} --hiden-dim 4", 2, "--hiden-dim"),
+    "a flag of generate in train": (f"{TRAIN} --top-k 4", 2, "--top-k"),
+    "a word for a number": (f"{TRAIN} --hidden-dim many", 2, "--hidden-dim"),
+    "a flag without its value": ("train --batch-size", 2, "--batch-size"),
+    "an unknown precision": (f"{TRAIN} --precision fp8", 2, "'fp8' for argument '--precision'"),
+    "an unknown cell": (f"{TRAIN} --cell gru", 2, "'gru' for argument '--cell'"),
+    "an empty batch": (f"{TRAIN} --batch-size 0", 2, "--batch-size is 0; it must be at least 1"),
+    "a negative sequence": (f"{TRAIN} --seq-len -5", 2, "--seq-len is -5; it must be at least 1"),
+    "no steps": (f"{TRAIN} --steps 0", 2, "--steps is 0; it must be at least 1"),
+    "a learning rate of 0": (f"{TRAIN} --lr 0", 2, "--lr is 0.0; it must be above 0"),
+    "a learning rate that is no number": (f"{TRAIN} --lr nan", 2, "--lr is nan"),
+    "a negative clip": (f"{TRAIN} --grad-clip -1", 2, "--grad-clip is -1.0; it must be at least 0"),
+    "a negative seed": (f"{TRAIN} --seed -1", 2, "--seed is -1; it must be at least 0"),
+    "a warm-up longer than the run": (
+        f"{TRAIN} --warmup-steps 9",
+        2,
+        "--warmup-steps is 9; it must be at most",
+    ),
+    "no accumulation": (f"{TRAIN} --gradient-accumulation 0", 2, "--gradient-accumulation is 0"),
+    "a model without units": (f"{TRAIN} --hidden-dim 0", 1, "hidden_dim"),
+    "a negative energy weight": (f"{TRAIN} --energy-weight -1", 1, "energy_weight is -1"),
+    "an unknown device": (f"{TRAIN} --device gpu", 2, "--device is 'gpu'; allowed are auto, cpu, cuda"),
+    "a device that is not there": (f"{TRAIN} --device cuda:99", 1, "--device is 'cuda:99'"),
+    "an unknown tracker": (f"{TRAIN} --log-with abacus", 1, "abacus"),
+    "a text that is not there": (f"{TRAIN} --data-path nothing.txt", 1, "nothing.txt"),
+    "a folder as text": (f"{TRAIN} --data-path run", 1, "run"),
+    "a text that is not UTF-8": (
+        f"{TRAIN} --data-path latin1.txt",
+        1,
+        "latin1.txt is not UTF-8: byte 0xe8 at position 8",
+    ),
+    "a text too short for a window": (f"{TRAIN} --data-path short.txt", 1, "seq_len 64"),
+    "an empty text": (f"{TRAIN} --data-path empty.txt", 1, "empty.txt has 0 characters"),
+    "an unknown dataset": (
+        "train --dataset shakspere --save-dir new",
+        1,
+        "'shakspere'; known are shakespeare",
+    ),
+    "a folder that cannot be made": (f"{TRAIN} --save-dir text.txt/run", 1, "--save-dir text.txt/run"),
+    "a folder with a run in it": (f"{TRAIN} --save-dir run", 1, "run already holds a run, at step-000200"),
+    "nothing to resume": (f"{TRAIN} --resume", 1, "--resume: there is no checkpoint in new"),
+    "another seed on resume": (
+        "train --save-dir run --resume --seed 5",
+        2,
+        "--seed is 5, but the run in run",
+    ),
+    "another shape on resume": ("train --save-dir run --resume --hidden-dim 64", 2, "--hidden-dim is 64"),
+    "another text on resume": (
+        "train --save-dir run --resume --data-path other.txt",
+        2,
+        "text is not the one",
+    ),
+    "a checkpoint that is not there": (
+        "generate --checkpoint nothing",
+        1,
+        "--checkpoint nothing does not exist",
+    ),
+    "a file as checkpoint": ("generate --checkpoint text.txt", 1, "--checkpoint text.txt is no run's folder"),
+    "a damaged checkpoint": ("generate --checkpoint damaged", 1, "model.safetensors"),
+    "a pointer to nothing": ("evaluate --checkpoint dangling", 1, "'step-000777', which is no checkpoint"),
+    "a foreign checkpoint": ("generate --checkpoint foreign", 1, "manifest.json is missing"),
+    "an unknown character": ([*GENERATE.split(), "--prompt", "bottles ☃"], 1, "'☃' at position 8"),
+    "an empty prompt": ([*GENERATE.split(), "--prompt", ""], 2, "--prompt is ''; it must be at least one"),
+    "a negative temperature": (f"{GENERATE} --temperature -1", 2, "--temperature is -1.0"),
+    "a negative length": (f"{GENERATE} --max-new-tokens -1", 2, "--max-new-tokens is -1"),
+    "a negative top-k": (f"{GENERATE} --top-k -1", 2, "--top-k is -1"),
+    "a top-p of 0": (f"{GENERATE} --top-p 0", 2, "--top-p is 0.0"),
+    "a top-p above 1": (f"{GENERATE} --top-p 1.5", 2, "--top-p is 1.5"),
+    "no windows to evaluate": (f"{EVALUATE} --batch-size 0", 2, "--batch-size is 0"),
+    "a text of other characters": (f"{EVALUATE} --data-path other.txt", 1, "not in the vocabulary"),
+}
+
+
+@pytest.fixture
+def places(workplace):
+    (workplace / "latin1.txt").write_bytes("la première page ".encode("latin-1") * 50)
+    (workplace / "short.txt").write_text("Too short a text.")
+    (workplace / "empty.txt").touch()
+    (workplace / "other.txt").write_text("ABCDEFGHIJ" * 50)
+    (workplace / "foreign").mkdir()
+    (workplace / "foreign" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (workplace / "dangling").mkdir()
+    (workplace / "dangling" / "best").write_text("step-000777\n")
+    damaged = shutil.copytree(workplace / "run" / "step-000200", workplace / "damaged")
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_a_bad_input_is_one_paragraph_that_names_the_cause(case, places, workplace, capsys):
+    arguments, code, cause = BAD_INPUTS[case]
+    before = sorted(path for path in workplace.rglob("*"))
+    assert command_line.run(dispatch, arguments if isinstance(arguments, list) else arguments.split()) == code
+    output, error = capsys.readouterr()
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert cause in error
+    assert "Traceback" not in error
+    assert output == ""
+    assert sorted(path for path in workplace.rglob("*")) == before  # said before anything was made
