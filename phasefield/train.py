@@ -9,9 +9,9 @@ from typing import Any
 import tyro
 
 from . import command_line
-from .errors import UsageError
 from .models import MODELS
 from .training import RunFlags, TrainConfig, train
+from .training.flags import known_model
 from .training.run_folder import RunFolder
 
 DEFAULT_MODEL = "landauer"
@@ -34,9 +34,7 @@ def parse(arguments: Sequence[str]) -> RunFlags:
     given, rest = (arguments[0], arguments[1:]) if named else (None, arguments)
     saved = _saved_flags(rest)
     name = given or (saved.model if saved else DEFAULT_MODEL)
-    if name not in MODELS:
-        raise UsageError(f"there is no model {name!r}; the models are {', '.join(MODELS)}.")
-    model_class = _without_vocabulary(MODELS[name].config_class)
+    model_class = _without_vocabulary(known_model(name).config_class)
     flags_class = make_dataclass("Flags", [("run", TrainConfig), ("model", model_class)], frozen=True)
     default = flags_class(TrainConfig(), model_class())
     if saved is not None and saved.model == name:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, UserError
-from ..models import MODELS
+from ..models import MODELS, ModelEntry
 from .checkpoint import read_json, verify
 from .config import TrainConfig
 
@@ -22,6 +22,17 @@ _MAY_CHANGE = {
     "data_path",
     "dataset",
 }
+
+
+def known_model(name: str) -> ModelEntry:
+    """The config and class of a model.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in MODELS:
+        raise UsageError(f"there is no model {name!r}; the models are {', '.join(MODELS)}.")
+    return MODELS[name]
 
 
 @dataclass(frozen=True)
@@ -43,9 +54,7 @@ class RunFlags:
     model_flags: dict[str, Any]
 
     def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise UsageError(f"there is no model {self.model!r}; the models are {', '.join(MODELS)}.")
-        _, *model_fields = fields(MODELS[self.model].config_class)
+        _, *model_fields = fields(known_model(self.model).config_class)
         defaults = {field.name: field.default for field in model_fields}
         if unknown := self.model_flags.keys() - defaults.keys():
             raise UsageError(

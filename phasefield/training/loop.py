@@ -106,7 +106,7 @@ def _conclude(session: Session, progress: ProgressReport, stopped_by: int | None
             folder.path / "loss-curve.png",
             state.losses,
             [(scores["step"], scores["total"]) for scores in state.validations],
-            f"{session.flags.model}, {session.tokenizer.vocab_size} symbols",
+            f"{session.flags.model} on {session.corpus_name}",
         )
     if stopped_by:
         name = signal.Signals(stopped_by).name

@@ -15,12 +15,12 @@ from phasefield_kernels.backend import resolve
 
 from ..data import CharTokenizer, ContiguousStreams, Corpus, RandomWindows, load_corpus
 from ..errors import UsageError, UserError, reported
-from ..models import MODELS, ModelLoss
+from ..models import ModelLoss
 from .checkpoint import load_model, read_json, write_model
 from .config import TrainConfig
 from .device import describe_device, pick_device
 from .evaluation import Evaluation, describe_split, evaluate, validation_ids
-from .flags import RunFlags
+from .flags import RunFlags, known_model
 from .run_folder import RunFolder
 from .state import RunState, local_tensors, read_state, write_state
 
@@ -46,6 +46,7 @@ class Session:
         model: the bare model.
         loss: ``loss(tokens, targets, carried)`` → ModelLoss, prepared by accelerate, perhaps compiled.
         optimizer: Adam over the model's parameters.
+        corpus_name: of the text.
         tokenizer: of the text.
         batches: training batches, a pure function of their index.
         validation: int64 ids of the validation split, on the device.
@@ -59,6 +60,7 @@ class Session:
     model: nn.Module
     loss: nn.Module
     optimizer: torch.optim.Optimizer
+    corpus_name: str
     tokenizer: CharTokenizer
     batches: RandomWindows | ContiguousStreams
     validation: Tensor
@@ -116,7 +118,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
     torch.manual_seed(run.seed + accelerator.process_index)
     if checkpoint is None:
         tokenizer = CharTokenizer.from_text(corpus.train + corpus.validation)
-        entry = MODELS[flags.model]
+        entry = known_model(flags.model)
         with reported(ValueError):
             model = entry.model_class(entry.config_class(tokenizer.vocab_size, **flags.model_flags))
     else:
@@ -149,7 +151,18 @@ def open_session(flags: RunFlags, console: Console) -> Session:
             soft_wrap=True,
         )
     return Session(
-        flags, accelerator, model, loss, optimizer, tokenizer, batches, validation, folder, state, started_on
+        flags=flags,
+        accelerator=accelerator,
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        corpus_name=corpus.name,
+        tokenizer=tokenizer,
+        batches=batches,
+        validation=validation,
+        folder=folder,
+        state=state,
+        started_on=started_on,
     )
 
 
@@ -169,14 +182,14 @@ def _checkpoint_to_resume(flags: RunFlags, folder: RunFolder) -> Path | None:
 
 def _check_same_start(checkpoint: Path, started_on: dict[str, Any]) -> None:
     saved = read_json(checkpoint / "trainer.json")
-    if saved["text_sha256"] != started_on["text_sha256"]:
+    if saved.get("text_sha256") != started_on["text_sha256"]:
         raise UsageError(
             f"--resume: the text is not the one that the run in {checkpoint.parent} was started on; give "
             "that text with --data-path or --dataset."
         )
-    if saved["processes"] != started_on["processes"]:
+    if saved.get("processes") != started_on["processes"]:
         raise UsageError(
-            f"--resume: the run in {checkpoint.parent} has {saved['processes']} processes, now there are "
+            f"--resume: the run in {checkpoint.parent} has {saved.get('processes')} processes, now there are "
             f"{started_on['processes']}; launch as many as before."
         )
 

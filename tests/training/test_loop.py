@@ -16,6 +16,7 @@ from phasefield.training import TrainConfig
 from phasefield.training.config import learning_rate
 from phasefield.training.loop import REPORT_EVERY
 from phasefield.training.run_folder import RunFolder
+from phasefield_kernels import use_backend
 
 
 def weights(save_dir):
@@ -84,6 +85,36 @@ def test_clipping_bounds_what_the_optimizer_sees(flags, quietly, monkeypatch):
     quietly(flags(grad_clip=0.0, steps=4, save_dir=flags().run.save_dir + "2"))
     assert max(norms[:4]) <= 0.01 * 1.001
     assert min(norms[4:]) > 0.1
+
+
+@pytest.mark.parametrize("cell", ["aperiodic", "lru"])
+def test_a_run_through_tritons_kernels_has_the_losses_of_the_torch_backend(cell, flags, quietly, monkeypatch):
+    losses = []
+    original = Landauer.loss
+
+    def spy(self, *arguments):
+        result = original(self, *arguments)
+        losses.append(result.total.item())
+        return result
+
+    monkeypatch.setattr(Landauer, "loss", spy)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for backend in ("triton", "torch"):
+        with use_backend(backend):
+            quietly(
+                flags(
+                    device=device,
+                    steps=6,
+                    stateful=True,
+                    save_dir=flags().run.save_dir + backend,
+                    model={"cell": cell},
+                )
+            )
+    assert f"on {device}" in quietly.text()
+    assert "triton backend" in quietly.text()
+    assert len(losses) == 12
+    # Six steps of Adam, which divides by the gradient's size, grow roundings of 1e-7 about a hundredfold.
+    assert losses[:6] == pytest.approx(losses[6:], rel=1e-5)
 
 
 def test_the_learning_rate_warms_up_and_follows_half_a_cosine():

@@ -1,0 +1,144 @@
+"""Every fused kernel compiles for every GPU target within its registers and memory; and the gate would notice."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+
+from benchmarks.cases import OPS
+from benchmarks.compile_gate import ROOT, kernel_from_json
+from benchmarks.gpu_report import report
+from benchmarks.targets import TARGETS
+from phasefield_kernels.aperiodic_scan.configs import TIME_LOOP as APERIODIC
+from phasefield_kernels.device import for_architecture
+from phasefield_kernels.rotation_scan.configs import TIME_LOOP as ROTATION
+
+
+def assert_within_limits(target, op, quick):
+    kernels = [kernel for _, _, kernel in report([target], [op], quick=quick)]
+    assert kernels
+    broken = [
+        f"{kernel.kernel} ({kernel.configuration}; {kernel.cases[0]}) {violation}"
+        for kernel in kernels
+        for violation in kernel.code.violations(TARGETS[target])
+    ]
+    assert not broken, f"on {target}:\n" + "\n".join(broken)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_kernel_compiles_within_the_limits_of_a_gaming_card(op):
+    assert_within_limits("sm_86", op, quick=True)
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_everything_compiles_within_the_limits_of_each_target(target, op):
+    assert_within_limits(target, op, quick=False)
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize(("op", "layouts"), [("aperiodic_scan", APERIODIC), ("rotation_scan", ROTATION)])
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_configuration_in_the_tables_is_among_what_compiles(target, op, layouts):
+    compiled = {kernel.configuration for _, _, kernel in report([target], [op])}
+    for config in for_architecture(layouts.table, TARGETS[target].triton.arch):
+        wanted = f"STEPS={config.steps} BLOCK={config.block} warps={config.num_warps}"
+        assert any(configuration.endswith(wanted) for configuration in compiled), wanted
+
+
+TOYS = """
+import json, sys
+from dataclasses import asdict
+
+import torch, triton
+import triton.language as tl
+from benchmarks.case import Case, Work
+from benchmarks.compile_gate import compile_here
+from benchmarks.targets import TARGETS
+
+
+@triton.jit
+def copy(x_ptr, y_ptr, extra_ptr, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x_ptr + i, mask=i < n)
+    if extra_ptr is not None:
+        value += tl.load(extra_ptr + i, mask=i < n)
+    tl.store(y_ptr + i, value, mask=i < n)
+
+
+@triton.jit
+def product(a_ptr, b_ptr, c_ptr, SIZE: tl.constexpr):
+    i, j = tl.arange(0, SIZE)[:, None], tl.arange(0, SIZE)[None, :]
+    at = i * SIZE + j
+    tl.store(c_ptr + at, tl.dot(tl.load(a_ptr + at), tl.load(b_ptr + at)))
+
+
+def run_copy(n, extra=None):
+    x = torch.zeros(n)
+    copy[(1,)](x, x, extra, n, BLOCK=1024, num_warps=4)
+    return [x]
+
+
+def run_product(size):
+    a = torch.zeros(size, size, dtype=torch.bfloat16)
+    c = torch.zeros(size, size)
+    product[(1,)](a, a, c, SIZE=size, num_warps=4)
+    return [c]
+
+
+def case(name, run, *arguments):
+    return Case(name, lambda: Work(lambda: run(*arguments), []), None, True)
+
+
+cases = [
+    case("aligned", run_copy, 1024),
+    case("aligned again", run_copy, 2048),
+    case("odd", run_copy, 1001),
+    case("extra", run_copy, 1024, torch.zeros(1024)),
+    case("product", run_product, 64),
+    case("huge", run_product, 256),
+]
+json.dump([asdict(kernel) for kernel in compile_here(TARGETS[sys.argv[1]], cases)], sys.stdout)
+"""
+
+
+def compile_toys(target, tmp_path):
+    script = tmp_path / "toys.py"
+    script.write_text(TOYS)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    paths = [str(ROOT), str(ROOT / "kernels"), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    command = [sys.executable, str(script), target]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    return {kernel.cases[0]: kernel for kernel in map(kernel_from_json, json.loads(output))}
+
+
+def test_what_compiles_is_what_a_real_launch_would_compile(tmp_path):
+    toys = compile_toys("sm_86", tmp_path)
+    # One kernel for both sizes divisible by 16, another for the odd one, another with the extra pointer.
+    assert toys["aligned"].cases == ("aligned", "aligned again")
+    assert toys["aligned"].configuration == "BLOCK=1024 warps=4"
+    assert toys["aligned"].arguments == "x_ptr: *fp32, y_ptr: *fp32, extra_ptr: None, n: i32"
+    assert toys["aligned"].code.instructions["LDG.128"] == 2  # 1024 floats, 128 threads, 4 floats a load
+    assert "LDG.128" not in toys["odd"].code.instructions
+    assert toys["extra"].code.instructions["LDG.128"] == 4
+    assert toys["product"].code.instructions["HMMA"] == 32  # 64³ over 16·8·16 an instruction and 4 warps
+
+    target = TARGETS["sm_86"]
+    assert not toys["aligned"].code.violations(target)
+    assert not toys["product"].code.violations(target)
+    broken = " ".join(toys["huge"].code.violations(target))
+    assert "spills" in broken
+    assert "bytes of shared memory, of 101376" in broken
+
+
+def test_the_machine_code_of_an_amd_card_is_read_as_well(tmp_path):
+    toys = compile_toys("gfx942", tmp_path)
+    assert toys["aligned"].code.registers > 0
+    assert not toys["aligned"].code.violations(TARGETS["gfx942"])
+    assert any(name.startswith("v_mfma") for name in toys["product"].code.instructions)
