@@ -1,0 +1,107 @@
+"""A case: one way through an op, which the compile gate compiles and the traffic gate runs and counts."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Bound(NamedTuple):
+    """What the traffic gate allows.
+
+    Attributes:
+        unique: bytes touched in each launch, over the bytes of inputs read and outputs written.
+        sectors: 32-byte sectors of all accesses, over the bytes asked for: 1 where neighbours are
+            accessed together.
+    """
+
+    unique: float
+    sectors: float
+
+
+class Work(NamedTuple):
+    """Something to run: its kernels should read ``reads`` once, and write what ``run`` returns once."""
+
+    run: Callable[[], Sequence[Tensor]]
+    reads: Sequence[Tensor]
+
+
+class Case(NamedTuple):
+    """One way through an op.
+
+    Attributes:
+        name: path, form, dtype and direction.
+        prepare: makes the inputs; what it runs itself is not measured.
+        bound: what the traffic gate allows; None where it has nothing to add: only compiled.
+        quick: in every run of the tests; together these hold each kernel once.
+    """
+
+    name: str
+    prepare: Callable[[], Work]
+    bound: Bound | None
+    quick: bool
+
+
+class Scan(NamedTuple):
+    """A recurrent op on certain inputs; its directions are cases.
+
+    Attributes:
+        name: path, form and dtype.
+        op: the public function. For its gradients it saves its output, not its first input.
+        make_inputs: the op's tensors by name and in its order, ``initial_state`` and ``cu_seqlens`` last.
+    """
+
+    name: str
+    op: Callable[..., tuple[Tensor, Tensor]]
+    make_inputs: Callable[[], Mapping[str, Tensor | None]]
+
+    def forward(self, bound: Bound | None = None, *, quick: bool = False, **options: object) -> Case:
+        """Values."""
+
+        def prepare() -> Work:
+            inputs = self.make_inputs()
+            return Work(lambda: self.op(**inputs, backend="triton", **options), _given(inputs.values()))
+
+        return Case(f"{self.name}, forward", prepare, bound, quick)
+
+    def backward(self, bound: Bound | None = None, *, quick: bool = False) -> Case:
+        """Gradients to all inputs."""
+
+        def prepare() -> Work:
+            inputs = self.make_inputs()
+            given = _given(inputs.values())
+            wanted = [tensor.requires_grad_() for tensor in given if tensor.is_floating_point()]
+            h, final = self.op(**inputs, backend="triton")
+            cotangents = [torch.randn_like(h), torch.randn_like(final)]
+            return Work(
+                lambda: torch.autograd.grad((h, final), wanted, cotangents), [*cotangents, h, *given[1:]]
+            )
+
+        return Case(f"{self.name}, backward", prepare, bound, quick)
+
+    def backward_to_first(self, bound: Bound | None = None) -> Case:
+        """The gradient to the first input alone; that of a linear op needs no saved output."""
+
+        def prepare() -> Work:
+            inputs = self.make_inputs()
+            first, *others = _given(inputs.values())
+            h, final = self.op(first.requires_grad_(), **dict(list(inputs.items())[1:]), backend="triton")
+            cotangents = [torch.randn_like(h), torch.randn_like(final)]
+            return Work(lambda: torch.autograd.grad((h, final), first, cotangents), [*cotangents, *others])
+
+        return Case(f"{self.name}, backward to the input alone", prepare, bound, quick=False)
+
+    def step(self, step: Callable[..., Tensor], bound: Bound | None = None) -> Case:
+        """One decoding step on inputs of one time step; it overwrites the state."""
+
+        def prepare() -> Work:
+            *inputs, state, _ = self.make_inputs().values()
+            token = [tensor[:, 0] if tensor is not None and tensor.ndim > 2 else tensor for tensor in inputs]
+            return Work(lambda: [step(*token, state, backend="triton"), state], [*_given(token), state])
+
+        return Case(f"{self.name}, step", prepare, bound, quick=False)
+
+
+def _given(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    return [tensor for tensor in tensors if tensor is not None]

@@ -1,0 +1,160 @@
+"""Compile what real launches would compile, for GPUs that are not there.
+
+The public ops run on CPU tensors under a stand-in driver that only names a target. Every
+``kernel[grid](...)`` compiles with the specialisation that these arguments have in a real launch
+(divisibility by 16, values of 1, absent pointers) and is recorded; nothing is launched. So there is no
+signature to write by hand, and none that can go stale.
+
+Triton's interpreter and its compiler cannot share a process: :func:`compile_cases` starts one of its own
+for each target.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .case import Case
+from .machine_code import MachineCode, read
+from .targets import TARGETS, Target
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """One kernel as one or more cases launch it.
+
+    Attributes:
+        kernel: its name.
+        configuration: compile-time constants and warps, ``BLOCK=32 STEPS=8 warps=1``.
+        arguments: types of the others, ``u_ptr: *bf16, …``; None is an absent pointer.
+        cases: names of the cases that launch it.
+        code: its cost.
+    """
+
+    kernel: str
+    configuration: str
+    arguments: str
+    cases: tuple[str, ...]
+    code: MachineCode
+
+
+def compile_cases(target: str, op: str, *, quick: bool = False) -> list[CompiledKernel]:
+    """Every kernel that an op's cases launch, compiled for a target in a process of its own.
+
+    Args:
+        target: a name in :data:`benchmarks.targets.TARGETS`.
+        op: a name in :data:`benchmarks.cases.OPS`.
+        quick: only the cases that hold each kernel once.
+
+    Raises:
+        RuntimeError: the process failed, with what it wrote.
+    """
+    command = [sys.executable, "-m", "benchmarks.compile_gate", target, op, *(["--quick"] if quick else [])]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    paths = [str(ROOT), str(ROOT / "kernels"), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    process = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"compiling {op} for {target} failed:\n{process.stderr}")
+    return [kernel_from_json(row) for row in json.loads(process.stdout)]
+
+
+def kernel_from_json(row: dict[str, Any]) -> CompiledKernel:
+    """The inverse of ``dataclasses.asdict``."""
+    return CompiledKernel(**row | {"cases": tuple(row["cases"]), "code": MachineCode(**row["code"])})
+
+
+class _StandInDriver:
+    """A GPU driver that knows its target and nothing else."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target.triton
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def map_python_to_cpp_type(self, name: str) -> str:
+        return name
+
+
+def compile_instead_of_launching(target: Target) -> list[Any]:
+    """From here on, launches in this process compile for the target and are appended to the list.
+
+    There is no way back, and no second target: kernels cache what they compiled by device.
+    """
+    import triton
+
+    from phasefield_kernels import backend
+
+    compiled = []
+    launch = triton.JITFunction.run
+
+    def compile_only(self: triton.JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        compiled.append(launch(self, *args, grid=grid, warmup=True, **options))
+        return compiled[-1]
+
+    triton.JITFunction.run = compile_only
+    triton.runtime.driver.set_active(_StandInDriver(target))
+    backend.compile_only = True
+    return compiled
+
+
+def compile_here(target: Target, cases: Iterable[Case]) -> list[CompiledKernel]:
+    """Run the cases in this process, for the target; each different kernel once, in order of first launch."""
+    launched: dict[str, tuple[Any, list[str]]] = {}
+    compiled = compile_instead_of_launching(target)
+    for case in cases:
+        case.prepare().run()
+        for kernel in compiled:
+            names = launched.setdefault(kernel.hash, (kernel, []))[1]
+            if case.name not in names:
+                names.append(case.name)
+        compiled.clear()
+    return [_describe(kernel, names, target) for kernel, names in launched.values()]
+
+
+def _describe(kernel: Any, cases: list[str], target: Target) -> CompiledKernel:
+    names = kernel.src.fn.arg_names
+    constants = {names[path[0]]: value for path, value in kernel.src.constants.items()}
+    fixed = [name for name in names if kernel.src.signature[name] == "constexpr" and name.isupper()]
+    types = {name: kind for name, kind in kernel.src.signature.items() if name not in fixed}
+    warps, shared = kernel.metadata.num_warps, kernel.metadata.shared
+    return CompiledKernel(
+        kernel=kernel.src.fn.__name__,
+        configuration=" ".join([*(f"{name}={constants[name]}" for name in fixed), f"warps={warps}"]),
+        arguments=", ".join(
+            f"{name}: {constants[name] if kind == 'constexpr' else kind}" for name, kind in types.items()
+        ),
+        cases=tuple(cases),
+        code=read(kernel.asm, shared, warps, target),
+    )
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description="Compile one op's cases for one target; JSON to stdout.")
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("op")
+    parser.add_argument("--quick", action="store_true", help="only the cases that hold each kernel once")
+    arguments = parser.parse_args()
+    from .cases import OPS
+
+    cases = (case for case in OPS[arguments.op]() if case.quick or not arguments.quick)
+    kernels = compile_here(TARGETS[arguments.target], cases)
+    json.dump([asdict(kernel) for kernel in kernels], sys.stdout)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,158 @@
+"""Count and check, in Triton's interpreter, what kernels ask of memory.
+
+A wrapper around the interpreter's loads, stores, atomics and dots; the kernels compute what they always do.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from torch import Tensor
+from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, interpreter_builder
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .memory_access import Access, of_pointers, outside, races, sector_bytes, span, unique_bytes
+
+
+@dataclass
+class Traffic:
+    """Totals over all launches in a block of :func:`count_traffic`.
+
+    Two measures bracket what a device's memory would see: ``requested`` (no cache) and ``unique`` (a perfect
+    cache during each launch).
+
+    Attributes:
+        requested: bytes of all loads and stores; masked elements cost nothing, an atomic is both.
+        unique: bytes read and bytes written, each counted once a launch.
+        sectors: bytes of the 32-byte sectors that each load or store touches.
+        by_tensor: kernel and argument → (bytes read, bytes written) as requested. Tensors that overlap are
+            both charged.
+        dot_flops: 2 · M · N · K of every dot.
+        launches: kernels launched.
+        races: what two programs of one launch did to the same address.
+    """
+
+    requested: int = 0
+    unique: int = 0
+    sectors: int = 0
+    by_tensor: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    dot_flops: int = 0
+    launches: int = 0
+    races: list[str] = field(default_factory=list)
+
+
+class _Launch:
+    """The accesses of one launch, and the tensors that it may touch: those it was given."""
+
+    def __init__(self, traffic: Traffic, kernel: str, tensors: dict[str, Tensor]) -> None:
+        self.traffic = traffic
+        self.kernel = kernel
+        self.spans = {name: span(tensor) for name, tensor in tensors.items()}
+        self.accesses: list[Access] = []
+
+    def note(self, pointers: Any, mask: Any, *, reads: bool, writes: bool) -> None:
+        addresses, size = of_pointers(pointers, mask)
+        if not addresses.size:
+            return
+        (x, y, z), (width, height, _) = interpreter_builder.grid_idx, interpreter_builder.grid_dim
+        program = (z * height + y) * width + x
+        stray = outside(addresses, size, self.spans.values())
+        if stray.size:
+            raise IndexError(self._describe(stray, program, writes))
+        distinct = np.unique(addresses)
+        if writes and not reads and distinct.size != addresses.size:
+            twice = addresses.size - distinct.size
+            self.traffic.races.append(
+                f"{self.kernel}: one store of program {program} writes {twice} addresses again"
+            )
+        times = reads + writes
+        self.traffic.requested += times * addresses.size * size
+        self.traffic.sectors += times * sector_bytes(distinct, size)
+        for name, (low, high) in self.spans.items():
+            count = size * int(((addresses >= low) & (addresses < high)).sum())
+            if count:
+                line = self.traffic.by_tensor[f"{self.kernel} {name}"]
+                line[0] += reads * count
+                line[1] += writes * count
+        self.accesses.append(Access(distinct, size, program, reads, writes))
+
+    def _describe(self, stray: np.ndarray, program: int, writes: bool) -> str:
+        address = int(stray[0])
+        distance, name, end = min(
+            (abs(address - edge), name, end)
+            for name, edges in self.spans.items()
+            for end, edge in zip(("start", "end"), edges, strict=True)
+        )
+        access = "store to" if writes else "load of"
+        return (
+            f"{self.kernel}: {access} {stray.size} elements outside every tensor of the launch, in program "
+            f"{program}; the first is {distance} bytes from the {end} of {name}"
+        )
+
+    def close(self) -> None:
+        self.traffic.launches += 1
+        self.traffic.unique += unique_bytes(a for a in self.accesses if a.reads)
+        self.traffic.unique += unique_bytes(a for a in self.accesses if a.writes)
+        self.traffic.races += [f"{self.kernel}: {race}" for race in races(self.accesses)]
+
+
+@contextmanager
+def count_traffic() -> Iterator[Traffic]:
+    """Count every launch in this block; the numbers are complete after it.
+
+    Raises:
+        triton.runtime.errors.InterpreterError: a kernel's access lies outside all tensors that the launch was
+            given. An access that strays into another of them is not noticed.
+    """
+    traffic = Traffic()
+    launches: list[_Launch] = []
+    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+    exchange, compare = InterpreterBuilder.create_atomic_rmw, InterpreterBuilder.create_atomic_cas
+    dot, call = InterpreterBuilder.create_dot, GridExecutor.__call__
+
+    def create_masked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        launches[-1].note(pointers, mask, reads=True, writes=False)
+        return load(self, pointers, mask, *rest)
+
+    def create_masked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        launches[-1].note(pointers, mask, reads=False, writes=True)
+        return store(self, pointers, value, mask, *rest)
+
+    def create_atomic_rmw(self: Any, operation: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        launches[-1].note(pointers, mask, reads=True, writes=True)
+        return exchange(self, operation, pointers, value, mask, *rest)
+
+    def create_atomic_cas(self: Any, pointers: Any, *rest: Any) -> Any:
+        launches[-1].note(pointers, None, reads=True, writes=True)
+        return compare(self, pointers, *rest)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        traffic.dot_flops += 2 * a.data.size * b.data.shape[-1]
+        return dot(self, a, b, *rest)
+
+    def launch(self: Any, *arguments: Any, **options: Any) -> None:
+        named = {**dict(zip(self.arg_names, arguments, strict=False)), **options}
+        launches.append(_Launch(traffic, self.fn.__name__, dict(_tensors(named))))
+        call(self, *arguments, **options)
+        launches.pop().close()
+
+    replaced = (create_masked_load, create_masked_store, create_atomic_rmw, create_atomic_cas, create_dot)
+    with (
+        patch.multiple(InterpreterBuilder, **{function.__name__: function for function in replaced}),
+        patch.object(GridExecutor, "__call__", launch),
+    ):
+        yield traffic
+
+
+def _tensors(arguments: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in arguments.items():
+        if isinstance(value, TensorDescriptor):
+            value = value.base
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, tuple):
+            yield from _tensors({f"{name}[{place}]": item for place, item in enumerate(value)})
