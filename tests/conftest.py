@@ -1,11 +1,13 @@
 """Fused kernels run on the GPU where there is one, in Triton's corrected interpreter where there is none."""
 
+import importlib.util
 import os
 
 import pytest
 import torch
 
 ON_GPU = torch.cuda.is_available()
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 if not ON_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported anywhere
 
@@ -16,20 +18,23 @@ def pytest_addoption(parser):
     parser.addoption(
         "--full-matrix",
         action="store_true",
-        help="compile every kernel and configuration for every GPU target",
+        help="also the slow gates: every configuration for every GPU target, the traffic of every form",
     )
 
 
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--full-matrix"):
-        skip = pytest.mark.skip(reason="every kernel for every target: run with --full-matrix, as CI does")
+        full = [item for item in items if "full_matrix" in item.keywords]
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if "full_matrix" not in item.keywords]
+    if not HAS_TRITON:
         for item in items:
-            if "full_matrix" in item.keywords:
-                item.add_marker(skip)
+            if hasattr(item, "callspec") and "triton" in item.callspec.params.values():
+                item.add_marker(pytest.mark.skip(reason="Triton is not installed"))
 
 
 def pytest_configure(config):
-    if not ON_GPU:
+    if HAS_TRITON and not ON_GPU:
         from tests.machinery.interpreter import correct_interpreter
 
         correct_interpreter()

@@ -1,4 +1,4 @@
-"""Every fused kernel compiles for every GPU target within its registers and memory; and the gate would notice."""
+"""Every fused kernel compiles within the registers and memory of each target; and the gate would notice."""
 
 import json
 import os
@@ -84,10 +84,10 @@ def run_copy(n, extra=None):
     return [x]
 
 
-def run_product(size):
-    a = torch.zeros(size, size, dtype=torch.bfloat16)
+def run_product(size, dtype, warps):
+    a = torch.zeros(size, size, dtype=dtype)
     c = torch.zeros(size, size)
-    product[(1,)](a, a, c, SIZE=size, num_warps=4)
+    product[(1,)](a, a, c, SIZE=size, num_warps=warps)
     return [c]
 
 
@@ -100,8 +100,8 @@ cases = [
     case("aligned again", run_copy, 2048),
     case("odd", run_copy, 1001),
     case("extra", run_copy, 1024, torch.zeros(1024)),
-    case("product", run_product, 64),
-    case("huge", run_product, 256),
+    case("product", run_product, 64, torch.bfloat16, 4),
+    case("huge", run_product, 128, torch.float32, 2),
 ]
 json.dump([asdict(kernel) for kernel in compile_here(TARGETS[sys.argv[1]], cases)], sys.stdout)
 """

@@ -5,14 +5,17 @@ import os
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("traffic is counted in Triton's interpreter", allow_module_level=True)
+pytest.importorskip("triton")
 
+import triton
 import triton.language as tl
 from triton.runtime.errors import InterpreterError
 
 from benchmarks.traffic_counter import count_traffic
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1", reason="traffic is counted in Triton's interpreter"
+)
 
 
 @triton.jit

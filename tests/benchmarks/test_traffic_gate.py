@@ -5,11 +5,13 @@ import os
 import pytest
 
 pytest.importorskip("triton")
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("traffic is counted in Triton's interpreter", allow_module_level=True)
 
 from benchmarks.cases import OPS
 from benchmarks.traffic import measure
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1", reason="traffic is counted in Triton's interpreter"
+)
 
 CASES = [
     pytest.param(case, id=f"{op}, {case.name}", marks=[] if case.quick else pytest.mark.full_matrix)

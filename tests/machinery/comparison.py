@@ -67,7 +67,7 @@ def assert_agrees_with_reference(
         error = relative_error(have, want)
         allowed = tolerance.get(quantity, tolerance.get("default", 0.0))
         if not error <= allowed:
-            failures.append(f"{quantity}: error {error:.2e}, allowed {allowed:.2e}")
+            failures.append(f"{quantity}: error {error:.2e}, allowed {allowed:.2e}, {_worst(have, want)}")
     assert not failures, f"{backend} in {dtype} (seed {seed}): " + "; ".join(failures)
 
 
@@ -78,3 +78,10 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     actual, expected = actual.detach().double().cpu(), expected.detach().double()
     scale = expected.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
     return ((actual - expected).abs().max() / scale).item()
+
+
+def _worst(actual: Tensor, expected: Tensor) -> str:
+    actual, expected = actual.detach().double().cpu(), expected.detach().double()
+    difference = (actual - expected).abs().nan_to_num(nan=float("inf"))
+    place = tuple(int(i) for i in torch.unravel_index(difference.argmax(), difference.shape))
+    return f"worst at {place}: {actual[place].item():.6g} for {expected[place].item():.6g}"

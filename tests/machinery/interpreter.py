@@ -2,7 +2,8 @@
 
 As Triton 3.6 to 3.9 ship it, the interpreter (TRITON_INTERPRET=1)
 
-- keeps bfloat16 as its 16 bits in an unsigned integer and adds, multiplies and compares those bits;
+- keeps bfloat16 as its 16 bits in an unsigned integer and adds, multiplies and compares those bits
+  (sums and running sums are here formed in float32 and rounded once);
 - truncates where a conversion to bfloat16 rounds to nearest even;
 - multiplies tf32 dots in full float32, so the loss that a GPU has there is invisible;
 - calls the combine function of a scan or a custom reduction once per element, in Python.
@@ -52,6 +53,7 @@ def correct_interpreter() -> None:
         _corrected = True
         _correct_bfloat16(interpreter.InterpreterBuilder)
         _correct_tf32(interpreter.InterpreterBuilder)
+        _correct_bfloat16_sums()
         _speed_up_scans()
 
 
@@ -121,6 +123,25 @@ def _correct_tf32(builder: Any) -> None:
         return dot(self, a, b, d, precision, *rest)
 
     builder.create_dot = create_dot
+
+
+def _correct_bfloat16_sums() -> None:
+    def in_float32(function: Callable) -> Callable:
+        def corrected(self: Any, x: Any) -> Any:
+            if x.dtype.scalar != tl.bfloat16:
+                return function(self, x)
+            result = function(self, self.to_tensor(bfloat16_to_float32(x.handle.data), tl.float32))
+            return [narrowed(self, y) for y in result] if isinstance(result, list) else narrowed(self, result)
+
+        return corrected
+
+    def narrowed(self: Any, y: Any) -> Any:
+        bits = float32_to_bfloat16(y.handle.data)
+        return self.to_tensor(bits if y.type.is_block() else bits.item(), tl.bfloat16)
+
+    interpreter.ReduceOps.sum = in_float32(interpreter.ReduceOps.sum)
+    for name in ("cumsum", "cumprod"):
+        setattr(interpreter.ScanOps, name, in_float32(getattr(interpreter.ScanOps, name)))
 
 
 def _speed_up_scans() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
+import triton
 import triton.language as tl
 
 pytestmark = pytest.mark.skipif(
@@ -60,9 +61,14 @@ def reduce_rows(a_ptr, out_ptr, WHAT: tl.constexpr, SIZE: tl.constexpr):
         out = tl.sum(a, 1)
     elif WHAT == "max":
         out = tl.max(a, 1)
+    elif WHAT == "total":
+        out = tl.sum(a) + tl.zeros((SIZE,), tl.float32)
     elif WHAT == "custom":
         out = tl.reduce(a, 1, add_combine)
-    tl.store(out_ptr + i, out.to(tl.float32))
+    if WHAT == "running sum":
+        tl.store(out_ptr + i[:, None] * SIZE + i[None, :], tl.cumsum(a, 1).to(tl.float32))
+    else:
+        tl.store(out_ptr + i, out.to(tl.float32))
 
 
 @triton.jit
@@ -113,13 +119,19 @@ def test_bfloat16_arithmetic_is_that_of_torch(operation):
     assert torch.equal(out, ARITHMETIC[operation](a, b))
 
 
-@pytest.mark.parametrize("what", ["sum", "max"])
-def test_bfloat16_rows_are_reduced_in_float32(what):
+@pytest.mark.parametrize("what", ["sum", "max", "total", "running sum"])
+def test_bfloat16_is_reduced_and_summed_up(what):
     a = draw(SIZE, SIZE)
-    out = torch.empty(SIZE)
+    out = torch.zeros(SIZE, SIZE)
     reduce_rows[(1,)](a, out, WHAT=what, SIZE=SIZE)
-    expected = a.float().sum(1) if what == "sum" else a.float().amax(1)
-    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+    wide = a.float()
+    if what == "running sum":
+        expected = wide.cumsum(1)
+    else:
+        expected = {"sum": wide.sum(1), "max": wide.amax(1), "total": wide.sum().expand(SIZE)}[what]
+        out = out[0]
+    # One rounding to bfloat16, 2^-9, of sums that reach 20.
+    torch.testing.assert_close(out, expected, rtol=2**-8, atol=20 * 2**-9)
 
 
 def test_a_custom_reduction_of_bfloat16_rounds_at_each_step():
@@ -206,6 +218,7 @@ def test_each_correction_is_needed():
     }
     assert failed >= {
         *(f"test_bfloat16_arithmetic_is_that_of_torch[{name}]" for name in ("add", "multiply", "divide")),
+        "test_bfloat16_is_reduced_and_summed_up[total]",
         "test_a_custom_reduction_of_bfloat16_rounds_at_each_step",
         "test_conversions_round_to_nearest_even[source0-target0]",
         "test_dots_read_their_operands_as_tensor_cores_do[tf32-torch.float32]",

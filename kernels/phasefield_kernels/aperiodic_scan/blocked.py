@@ -105,7 +105,8 @@ def _adjoint_into(
         cosine = p.cos()
         slope = 1 - here * here
         jacobian = torch.addcmul(cosine, before, p.sin_(), value=-1).mul_(slope).mul_(c)
-        λ = grad_h[:, begin:end].to(carry.dtype, copy=True)
+        λ = grad_u[:, begin:end] if grad_u.dtype == carry.dtype else torch.empty_like(here)
+        λ.copy_(grad_h[:, begin:end])
         λ[:, -1] += carry
         later = λ[:, -1]
         with one_thread_if_small(carry.numel()):
@@ -113,7 +114,8 @@ def _adjoint_into(
                 later = λ_t.addcmul_(jacobian_next, later)
         torch.mul(jacobian[:, 0], later, out=carry)
         d = λ.mul_(slope)
-        grad_u[:, begin:end] = d
+        if grad_u.dtype != carry.dtype:
+            grad_u[:, begin:end] = d
         grad_c += cosine.mul_(before).mul_(d).sum((0, 1))
     return grad_c
 
