@@ -40,7 +40,7 @@ def two_pass(read: int, written: int) -> Bound:
         read, written: numbers a lane and step.
     """
     # A chunk has at least 128 steps and six states in float32: 5 % of a bfloat16 number read and written.
-    return Bound(unique=(2 * read + written) / (read + written) * 1.03, sectors=1.05)
+    return Bound(unique=(2 * read + written) / (read + written) * 1.035, sectors=1.05)
 
 
 # Two iterations and the last pass read u; the last one writes h. The chunks' states are as above.

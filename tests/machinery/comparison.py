@@ -47,6 +47,8 @@ def assert_agrees_with_reference(
     actual = op(**mine, backend=backend, **options)
     expected = op(**oracle, backend="reference", **options)
     results = {f"out{i}": pair for i, pair in enumerate(zip(actual, expected, strict=True))}
+    for quantity, (have, want) in results.items():
+        assert have.shape == want.shape, f"{quantity} has shape {have.shape}, expected {want.shape}"
     cotangents = [
         torch.randn(out.shape, generator=generator).to(a.dtype)
         for a, out in zip(actual, expected, strict=True)
@@ -63,7 +65,6 @@ def assert_agrees_with_reference(
     results |= {f"grad {name}": pair for name, *pair in zip(names, *grads, strict=True)}
     failures = []
     for quantity, (have, want) in results.items():
-        assert have.shape == want.shape, f"{quantity} has shape {have.shape}, expected {want.shape}"
         error = relative_error(have, want)
         allowed = tolerance.get(quantity, tolerance.get("default", 0.0))
         if not error <= allowed:

@@ -6,9 +6,10 @@ As Triton 3.6 to 3.9 ship it, the interpreter (TRITON_INTERPRET=1)
   (sums and running sums are here formed in float32 and rounded once);
 - truncates where a conversion to bfloat16 rounds to nearest even;
 - multiplies tf32 dots in full float32, so the loss that a GPU has there is invisible;
-- calls the combine function of a scan or a custom reduction once per element, in Python.
+- calls the combine function of a scan or a custom reduction once per element, in Python;
+- makes 32-bit integers of a boolean that is spread over a block (3.9), and then refuses it as a mask.
 
-:func:`correct_interpreter` mends all four.
+:func:`correct_interpreter` mends all five.
 """
 
 from collections.abc import Callable
@@ -53,8 +54,26 @@ def correct_interpreter() -> None:
         _corrected = True
         _correct_bfloat16(interpreter.InterpreterBuilder)
         _correct_tf32(interpreter.InterpreterBuilder)
+        _correct_masks(interpreter.InterpreterBuilder)
         _correct_bfloat16_sums()
         _speed_up_scans()
+
+
+def _correct_masks(builder: Any) -> None:
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def as_boolean(mask: TensorHandle) -> TensorHandle:
+        return TensorHandle(mask.data.astype(np.bool_), tl.int1)
+
+    def create_masked_load(self: Any, pointers: TensorHandle, mask: TensorHandle, *rest: Any) -> TensorHandle:
+        return load(self, pointers, as_boolean(mask), *rest)
+
+    def create_masked_store(
+        self: Any, pointers: TensorHandle, value: TensorHandle, mask: TensorHandle, *rest: Any
+    ) -> Any:
+        return store(self, pointers, value, as_boolean(mask), *rest)
+
+    builder.create_masked_load, builder.create_masked_store = create_masked_load, create_masked_store
 
 
 def _is_bfloat16(handle: TensorHandle) -> bool:

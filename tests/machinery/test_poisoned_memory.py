@@ -3,6 +3,11 @@
 import pytest
 import torch
 
+pytest.importorskip("triton")
+
+import triton
+import triton.language as tl
+
 
 @pytest.mark.parametrize(
     "fresh",
@@ -19,15 +24,13 @@ def test_fresh_memory_is_poisoned(fresh):
     assert (fresh(torch.int64) == torch.iinfo(torch.int64).max).all()
 
 
+@triton.jit
+def copy(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(y_ptr + i, tl.load(x_ptr + i, mask=i < n), mask=i < n)
+
+
 def test_what_a_kernel_leaves_out_shows(device):
-    triton = pytest.importorskip("triton")
-    tl = pytest.importorskip("triton.language")
-
-    @triton.jit
-    def copy(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
-        i = tl.arange(0, BLOCK)
-        tl.store(y_ptr + i, tl.load(x_ptr + i, mask=i < n), mask=i < n)
-
     x = torch.ones(32, device=device)
     y = torch.empty_like(x)
     copy[(1,)](x, y, 31, BLOCK=32)
