@@ -23,10 +23,12 @@ class AperiodicLRU(nn.Module):
         layer: l, the block's place in a stack, which divides its angles by ``phase_scaling^l``.
         phase_scaling: s; 2.0 as in the aperiodic cell.
         min_radius, max_radius: r² starts uniform between their squares: memories of 10 to 1000 tokens.
-        dropout: probability of dropping a value in training, before the gate and after it.
+        dropout: probability of dropping a channel in training, before the gate and after it; a sequence
+            keeps its mask at all steps, as in the LRU's own code.
 
     Source: the scan of A. Orvieto et al., "Resurrecting recurrent neural networks for long sequences",
-    2023 (LRU), with the angles of Landauer LLM.
+    2023 (LRU), with the angles of Landauer LLM; dropout of Y. Gal and Z. Ghahramani, "A theoretically
+    grounded application of dropout in recurrent neural networks", 2016.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class AperiodicLRU(nn.Module):
                 f"min_radius and max_radius are {min_radius} and {max_radius}; they must satisfy "
                 "0 < min_radius <= max_radius < 1."
             )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1.")
         if not phase_scaling > 0:
             raise ValueError(f"phase_scaling is {phase_scaling}; it must be above 0.")
         self.dim = dim
@@ -62,7 +66,7 @@ class AperiodicLRU(nn.Module):
         self.output = nn.Linear(2 * state_dim, dim, bias=False)
         self.skip = nn.Parameter(torch.randn(dim))
         self.gate = nn.Linear(dim, 2 * dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.register_buffer("phases", golden_phases(state_dim, phase_scaling**layer), persistent=False)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -103,7 +107,12 @@ class AperiodicLRU(nn.Module):
 
     def _mix(self, x: Tensor, normed: Tensor, z: Tensor) -> Tensor:
         y = F.gelu(self.output(z.flatten(-2)) + self.skip * normed)
-        return x + self.dropout(F.glu(self.gate(self.dropout(y)), dim=-1))
+        return x + self._drop(F.glu(self.gate(self._drop(y)), dim=-1))
+
+    def _drop(self, y: Tensor) -> Tensor:
+        if not self.training or self.dropout == 0:
+            return y
+        return y * F.dropout(y.new_ones(y.shape[0], 1, self.dim), self.dropout)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, {self.state_dim}, layer={self.layer}, phase_scaling={self.phase_scaling}"

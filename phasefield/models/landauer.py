@@ -114,6 +114,7 @@ class _LRUStack(nn.Module):
         return self.projection(table)
 
     def forward_projected(self, hidden: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        hidden = hidden.to(self.norm.weight.dtype)  # under autocast the residual stream stays in float32
         finals = []
         for layer, block in enumerate(self.blocks):
             hidden, final = block(hidden, None if state is None else state[layer])
