@@ -48,13 +48,15 @@ class Scan(NamedTuple):
 
     Attributes:
         name: path, form and dtype.
-        op: the public function. For its gradients it saves its output, not its first input.
+        op: the public function. For its gradients it saves its output.
         make_inputs: the op's tensors by name and in its order, ``initial_state`` and ``cu_seqlens`` last.
+        saves_first: for its gradients it saves its first input as well.
     """
 
     name: str
     op: Callable[..., tuple[Tensor, Tensor]]
     make_inputs: Callable[[], Mapping[str, Tensor | None]]
+    saves_first: bool = False
 
     def forward(self, bound: Bound | None = None, *, quick: bool = False, **options: object) -> Case:
         """Values."""
@@ -74,9 +76,8 @@ class Scan(NamedTuple):
             wanted = [tensor.requires_grad_() for tensor in given if tensor.is_floating_point()]
             h, final = self.op(**inputs, backend="triton")
             cotangents = [torch.randn_like(h), torch.randn_like(final)]
-            return Work(
-                lambda: torch.autograd.grad((h, final), wanted, cotangents), [*cotangents, h, *given[1:]]
-            )
+            saved = [h, *given[0 if self.saves_first else 1 :]]
+            return Work(lambda: torch.autograd.grad((h, final), wanted, cotangents), [*cotangents, *saved])
 
         return Case(f"{self.name}, backward", prepare, bound, quick)
 

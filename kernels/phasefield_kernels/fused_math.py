@@ -25,6 +25,15 @@ def tanh(x):
 
 
 @triton.jit
+def sigmoids(x):
+    """(σ(x), σ(−x) = 1 − σ(x)) in float32, each with a relative error under 3e-7."""
+    e = tl.exp(-tl.abs(x))
+    large = 1.0 / (1.0 + e)
+    small = e * large
+    return tl.where(x >= 0, large, small), tl.where(x >= 0, small, large)
+
+
+@triton.jit
 def _sincos_quadrant(r, quadrant):
     # sin and cos on [-π/4, π/4] (polynomial errors 1.3e-8 and 1.1e-9), then the quadrant's swap and signs.
     z = r * r

@@ -58,16 +58,21 @@ def pointers(kernel: triton.JITFunction, **tensors: Tensor | None) -> dict[str, 
 
 
 @triton.jit
-def row_bounds(offsets_ptr, row, length, chunks, chunk_length):
-    """(sequence's place in memory, its first step, the row's first step, the row's end), all int64."""
+def row_bounds(offsets_ptr, length, chunks, chunk_length):
+    """(row, its sequence, that one's place in memory and first step, the row's first step and end), int64."""
+    # Divided in 32 bits: a division in 64 is a function call, around which registers spill.
+    row = tl.program_id(0)
+    chunk = (row % chunks).to(tl.int64)
+    sequence = (row // chunks).to(tl.int64)
+    row = row.to(tl.int64)
     if offsets_ptr is not None:
         place = row * 0
         begin = tl.load(offsets_ptr + row).to(tl.int64)
         end = tl.load(offsets_ptr + row + 1).to(tl.int64)
         first = begin
     else:
-        place = row // chunks
-        begin = (row % chunks) * chunk_length
+        place = sequence
+        begin = chunk * chunk_length
         end = tl.minimum(begin + chunk_length, length)
         first = row * 0
-    return place, first, begin, end
+    return row, sequence, place, first, begin, end

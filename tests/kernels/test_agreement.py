@@ -1,4 +1,4 @@
-"""Both ops on both backends against the float64 reference: odd sizes, all gradients, states included."""
+"""The scans on both backends against the float64 reference: odd sizes, all gradients, states included."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from phasefield_kernels import aperiodic_scan, phase_from_radians, rotation_scan
+from phasefield_kernels import aperiodic_scan, oscillatory_scan, phase_from_radians, rotation_scan
 from phasefield_kernels.aperiodic_scan import fused as fused_aperiodic_scan
 from phasefield_kernels.rotation_scan import fused as fused_rotation_scan
 from tests.machinery.comparison import assert_agrees_with_reference
@@ -100,6 +100,38 @@ def test_rotation_scan(backend, dtype, shape, angle, decay, device, cut_in_time)
         backend=backend,
         dtype=dtype,
         by_dtype=("x", *(name for name, kind in (("angle", angle), ("log_decay", decay)) if kind == "token")),
+        tolerance=tolerances(dtype, length),
+        device=device,
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("dtype", "shape"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("angle", "damping"), [("constant", None), ("constant", "constant"), ("token", "token")]
+)
+def test_oscillatory_scan(backend, dtype, shape, angle, damping, device, cut_in_time):
+    batch, length, width = shape
+    if batch == 1:
+        cut_in_time()
+    generator = torch.Generator().manual_seed(length)
+
+    def parameter(kind):
+        return torch.rand(*((width,) if kind == "constant" else shape), generator=generator)
+
+    by_token = (name for name, kind in (("angle", angle), ("log_damping", damping)) if kind == "token")
+    assert_agrees_with_reference(
+        oscillatory_scan,
+        {
+            "x": torch.randn(*shape, 2, generator=generator),
+            "gate": 2 * torch.randn(*shape, generator=generator) - 2,
+            "angle": 6 * parameter(angle) - 3,
+            "log_damping": None if damping is None else -0.2 * parameter(damping),
+            "initial_state": torch.randn(batch, width, 2, generator=generator),
+        },
+        backend=backend,
+        dtype=dtype,
+        by_dtype=("x", "gate", *by_token),
         tolerance=tolerances(dtype, length),
         device=device,
     )

@@ -47,10 +47,10 @@ def test_gradients_are_right_in_float64(angle, decay):
 @pytest.mark.parametrize(("angle", "decay"), FORMS)
 def test_the_operator_is_registered_as_torch_wants(angle, decay):
     x, angle, log_decay, state = draw(2, 6, 3, angle, decay)
-    arguments = [None if t is None else t.requires_grad_() for t in (x, angle, log_decay, state)]
+    arguments = [None if t is None else t.requires_grad_() for t in (x, angle, log_decay, None, state)]
     torch.library.opcheck(torch.ops.phasefield.rotation_scan.default, (*arguments, None, "torch"))
-    x, angle, log_decay, state = (None if t is None else t.detach() for t in arguments)
-    backward = (torch.randn_like(x), torch.randn_like(state), x, angle, log_decay, state, None)
+    x, angle, log_decay, _, state = (None if t is None else t.detach() for t in arguments)
+    backward = (torch.randn_like(x), torch.randn_like(state), x, None, angle, log_decay, None, state, None)
     for needed in (True, False):
         torch.library.opcheck(
             torch.ops.phasefield.rotation_scan_backward.default, (*backward, needed, "torch")
@@ -60,7 +60,7 @@ def test_the_operator_is_registered_as_torch_wants(angle, decay):
 def test_the_step_is_registered_as_torch_wants():
     x, angle, log_decay, state = draw(2, 1, 3)
     torch.library.opcheck(
-        torch.ops.phasefield.rotation_scan_step_.default, (x[:, 0], angle, log_decay, state, "torch")
+        torch.ops.phasefield.rotation_scan_step_.default, (x[:, 0], angle, log_decay, None, state, "torch")
     )
 
 

@@ -25,10 +25,9 @@ def _forward_kernel(
     # Reads u and the row's start state; writes h, the end state and, for Newton, the product of the
     # Jacobians over the row (`product`) or the certificate's two growth factors (`growth`).
     # With `pending`, only programs that own a pending lane run.
-    row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     lanes = column < width
-    place, first, begin, end = row_bounds(offsets_ptr, row, length, chunks, chunk_length)
+    row, sequence, place, first, begin, end = row_bounds(offsets_ptr, length, chunks, chunk_length)
     at_row = row * width + column
     if pending_ptr is not None:
         pending = tl.load(pending_ptr + at_row, mask=lanes, other=0)
@@ -85,17 +84,15 @@ def _backward_kernel(
     #   carry ← d_t c (cos p_t − h_{t-1} sin p_t)
     # The carry into a sequence's last step is dL/d(final_state); out of its first, d(initial_state).
     # A chunk's carry out is linear in its carry in: `product` is the factor, for the chunked form.
-    row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     lanes = column < width
-    place, first, begin, end = row_bounds(offsets_ptr, row, length, chunks, chunk_length)
+    row, sequence, place, first, begin, end = row_bounds(offsets_ptr, length, chunks, chunk_length)
     at_row = row * width + column
     c = tl.load(scale_ptr + column, mask=lanes, other=0.0)
     phase = tl.load(phase_ptr + column, mask=lanes, other=0.0)
     start = tl.zeros((BLOCK,), tl.float32)
     if start_ptr is not None:
-        state_row = row // chunks
-        start = tl.load(start_ptr + state_row * width + column, mask=lanes, other=0.0)
+        start = tl.load(start_ptr + sequence * width + column, mask=lanes, other=0.0)
     carry = tl.zeros((BLOCK,), tl.float32)
     if carry_in_ptr is not None:
         carry = tl.load(carry_in_ptr + at_row, mask=lanes, other=0.0)
@@ -174,6 +171,8 @@ def run_rows(
     chunk = chunk or max(1, length)
     rows = end.shape[:-1].numel()
     block, steps, warps = TIME_LOOP.config(rows * width)
+    if growth is not None:
+        steps //= 2  # the certificate takes registers: with eight steps they spill on sm_89
     with guard(u):
         _forward_kernel[(rows, triton.cdiv(width, block))](
             **pointers(

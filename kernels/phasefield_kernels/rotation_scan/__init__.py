@@ -44,12 +44,12 @@ def rotation_scan(
     Raises:
         ValueError: a shape, dtype, device or backend that does not fit, or a positive log_decay.
     """
-    _check(x, angle, log_decay, initial_state, cu_seqlens)
+    check(x, angle, log_decay, initial_state, cu_seqlens)
     name = resolve(backend, x)
     if name == "reference":
-        _check_values(log_decay, cu_seqlens, x)
+        check_values(log_decay, cu_seqlens, x)
         return reference.rotation_scan(x, angle, log_decay, initial_state, cu_seqlens)
-    return _scan(x, angle, log_decay, initial_state, cu_seqlens, name)
+    return scan(x, angle, log_decay, None, initial_state, cu_seqlens, name)
 
 
 def rotation_scan_step(
@@ -60,7 +60,7 @@ def rotation_scan_step(
     x and state are ``[B, D, 2]``, angle and log_decay ``[D]`` or ``[B, D]``.
     """
     checks.shape("x", x, ("B", "D", 2))
-    angle, log_decay = _with_time(angle), _with_time(log_decay)
+    angle, log_decay = with_time(angle), with_time(log_decay)
     h, new_state = rotation_scan(x.unsqueeze(1), angle, log_decay, state, backend=backend)
     return h.squeeze(1), new_state
 
@@ -83,62 +83,71 @@ def rotation_scan_step_(
     """
     checks.no_grad_inputs("rotation_scan_step_", x, angle, log_decay, state)
     checks.shape("x", x, ("B", "D", 2))
-    _check(x.unsqueeze(1), _with_time(angle), _with_time(log_decay), state, None, state_name="state")
+    check(x.unsqueeze(1), with_time(angle), with_time(log_decay), state, None, state_name="state")
     checks.state_in_place(state, x)
-    return torch.ops.phasefield.rotation_scan_step_(x, angle, log_decay, state, resolve(backend, x))
+    return torch.ops.phasefield.rotation_scan_step_(x, angle, log_decay, None, state, resolve(backend, x))
 
 
-def _with_time(parameter: Tensor | None) -> Tensor | None:
+def with_time(parameter: Tensor | None) -> Tensor | None:
+    """A step's parameter by lane, ``[B, D]``, with a time axis; others as they are."""
     return parameter.unsqueeze(1) if parameter is not None and parameter.ndim == 2 else parameter
 
 
-def _check(
+def check(
     x: Tensor,
     angle: Tensor,
     log_decay: Tensor | None,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     state_name: str = "initial_state",
+    decay_name: str = "log_decay",
 ) -> None:
+    """Shapes, dtypes and devices; shared with the gated form."""
     checks.shape("x", x, ("B", "T", "D", 2))
     checks.dtype("x", x, checks.FLOATS)
     batch, length, width, _ = x.shape
     checks.parameter("angle", angle, x, (width,), (batch, length, width))
     if log_decay is not None:
-        checks.parameter("log_decay", log_decay, x, (width,), (batch, length, width))
+        checks.parameter(decay_name, log_decay, x, (width,), (batch, length, width))
     sequences = checks.packing(cu_seqlens, x, "x")
     if initial_state is not None:
         rows = batch if sequences is None else sequences
         checks.parameter(state_name, initial_state, x, (rows, width, 2))
 
 
-def _check_values(log_decay: Tensor | None, cu_seqlens: Tensor | None, x: Tensor) -> None:
-    checks.not_positive("log_decay", log_decay)
+def check_values(
+    log_decay: Tensor | None, cu_seqlens: Tensor | None, x: Tensor, decay_name: str = "log_decay"
+) -> None:
+    """What can only be seen in the values."""
+    checks.not_positive(decay_name, log_decay)
     checks.offsets_in_order(cu_seqlens, x.shape[1])
 
 
 @torch.library.custom_op("phasefield::rotation_scan", mutates_args=())
-def _scan(
+def scan(
     x: Tensor,
     angle: Tensor,
     log_decay: Tensor | None,
+    gate: Tensor | None,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    _check_values(log_decay, cu_seqlens, x)
+    """The scan on a resolved backend, gated or not."""
+    check_values(log_decay, cu_seqlens, x, "log_decay" if gate is None else "log_damping")
     if backend == "triton":
         from . import fused
 
-        return fused.forward(x, angle, log_decay, initial_state, cu_seqlens)
-    return blocked.forward(x, angle, log_decay, initial_state, cu_seqlens)
+        return fused.forward(x, angle, log_decay, gate, initial_state, cu_seqlens)
+    return blocked.forward(x, angle, log_decay, gate, initial_state, cu_seqlens)
 
 
-@_scan.register_fake
+@scan.register_fake
 def _(
     x: Tensor,
     angle: Tensor,
     log_decay: Tensor | None,
+    gate: Tensor | None,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     backend: str,
@@ -152,21 +161,24 @@ def _scan_backward(
     grad_h: Tensor,
     grad_final: Tensor,
     h: Tensor,
+    x: Tensor | None,
     angle: Tensor,
     log_decay: Tensor | None,
+    gate: Tensor | None,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     needs_parameters: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     if backend == "triton":
         from . import fused as form
     else:
         form = blocked
-    grad_x, grad_angle, grad_decay, grad_initial = form.backward(
-        grad_h, grad_final, h, angle, log_decay, initial_state, cu_seqlens, needs_parameters
+    grad_x, grad_angle, grad_decay, grad_gate, grad_initial = form.backward(
+        grad_h, grad_final, h, x, angle, log_decay, gate, initial_state, cu_seqlens, needs_parameters
     )
-    return grad_x, _or_empty(grad_angle, angle, h), _or_empty(grad_decay, log_decay, h), grad_initial
+    grads = ((grad_angle, angle), (grad_decay, log_decay), (grad_gate, gate))
+    return grad_x, *(_or_empty(grad, parameter, h) for grad, parameter in grads), grad_initial
 
 
 def _or_empty(grad: Tensor | None, parameter: Tensor | None, h: Tensor) -> Tensor:
@@ -181,73 +193,70 @@ def _(
     grad_h: Tensor,
     grad_final: Tensor,
     h: Tensor,
+    x: Tensor | None,
     angle: Tensor,
     log_decay: Tensor | None,
+    gate: Tensor | None,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     needs_parameters: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     grads = (
         h.new_empty(0)
         if parameter is None or not needs_parameters
         else h.new_empty(parameter.shape, dtype=checks.gradient_dtype(parameter, h))
-        for parameter in (angle, log_decay)
+        for parameter in (angle, log_decay, gate)
     )
     return h.new_empty(h.shape), *grads, grad_final.new_empty(grad_final.shape)
 
 
 def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
-    _, angle, log_decay, initial_state, cu_seqlens, backend = inputs
-    ctx.save_for_backward(output[0], angle, log_decay, initial_state, cu_seqlens)
+    x, angle, log_decay, gate, initial_state, cu_seqlens, backend = inputs
+    x = None if gate is None else x
+    ctx.save_for_backward(output[0], x, angle, log_decay, gate, initial_state, cu_seqlens)
     ctx.backend = backend
 
 
 def _differentiate(
     ctx: torch.autograd.function.FunctionCtx, grad_h: Tensor, grad_final: Tensor
 ) -> tuple[Tensor | None, ...]:
-    h, angle, log_decay, initial_state, cu_seqlens = ctx.saved_tensors
-    _, for_angle, for_decay, *_ = ctx.needs_input_grad
-    grad_x, grad_angle, grad_decay, grad_initial = _scan_backward(
-        grad_h,
-        grad_final,
-        h,
-        angle,
-        log_decay,
-        initial_state,
-        cu_seqlens,
-        for_angle or for_decay,
-        ctx.backend,
+    *tensors, initial_state, cu_seqlens = ctx.saved_tensors
+    _, *needed = ctx.needs_input_grad[:4]
+    grad_x, *grads, grad_initial = _scan_backward(
+        grad_h, grad_final, *tensors, initial_state, cu_seqlens, any(needed), ctx.backend
     )
     return (
         grad_x,
-        grad_angle if for_angle else None,
-        grad_decay if for_decay else None,
+        *(grad if wanted else None for grad, wanted in zip(grads, needed, strict=True)),
         None if initial_state is None else grad_initial.to(initial_state.dtype),
         None,
         None,
     )
 
 
-_scan.register_autograd(_differentiate, setup_context=_setup_context)
+scan.register_autograd(_differentiate, setup_context=_setup_context)
 
 
-def _step_(x: Tensor, angle: Tensor, log_decay: Tensor | None, state: Tensor, backend: str) -> Tensor:
+def _step_(
+    x: Tensor, angle: Tensor, log_decay: Tensor | None, gate: Tensor | None, state: Tensor, backend: str
+) -> Tensor:
     if backend == "triton":
         from . import fused
 
-        return fused.step_(x, angle, log_decay, state)
-    return blocked.step_(x, angle, log_decay, state)
+        return fused.step_(x, angle, log_decay, gate, state)
+    return blocked.step_(x, angle, log_decay, gate, state)
 
 
 # Decoding calls this once a token and layer: torch.library's bare registration costs 3 µs, custom_op 10.
 _library = torch.library.Library("phasefield", "FRAGMENT")
 _library.define(
-    "rotation_scan_step_(Tensor x, Tensor angle, Tensor? log_decay, Tensor(a!) state, str backend) -> Tensor"
+    "rotation_scan_step_(Tensor x, Tensor angle, Tensor? log_decay, Tensor? gate, Tensor(a!) state, "
+    "str backend) -> Tensor"
 )
 _library.impl("rotation_scan_step_", _step_, "CompositeExplicitAutograd")
 torch.library.register_fake(
     "phasefield::rotation_scan_step_",
-    lambda x, angle, log_decay, state, backend: x.new_empty(x.shape),
+    lambda x, angle, log_decay, gate, state, backend: x.new_empty(x.shape),
     lib=_library,
 )

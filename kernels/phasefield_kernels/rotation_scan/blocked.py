@@ -3,7 +3,8 @@
 Pairs are complex numbers and ``a_t = exp(λ_t + iθ_t)``. Time is cut into chunks of 8 steps. One complex
 multiply-add advances all chunks of a block by a step, so a block of K chunks takes 8 large ops, not
 8 K small ones. The state is then carried over the chunks, and added to every step through the product
-of the factors between them.
+of the factors between them. A gate γ puts ``σ(γ_t) x_t`` in x's place, block by block, and makes
+``1 − σ(γ_t)`` a factor of a_t.
 
 Where the angle is constant, turns over a chunk and within it come from tables formed in float64 and
 the carried state is float64: an undamped rotation is rounded at most 8 times in float32 however long
@@ -26,6 +27,7 @@ def forward(
     x: Tensor,
     angle: Tensor,
     log_decay: Tensor | None,
+    gate: Tensor | None,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
@@ -37,17 +39,20 @@ def forward(
         state.copy_(initial_state)
 
     def one(
-        h: Tensor, x: Tensor, angle: Tensor, log_decay: Tensor | None, state: Tensor
+        h: Tensor, x: Tensor, angle: Tensor, log_decay: Tensor | None, gate: Tensor | None, state: Tensor
     ) -> tuple[Tensor, ...]:
-        factors = _Factors(angle, log_decay, x)
+        factors = _Factors(angle, log_decay, gate, x)
         for begin, end, chunk in _blocks(x):
-            _advance(h, _complex(x[:, begin:end]), torch.view_as_complex(state), factors, begin, end, chunk)
+            inputs = _complex(x[:, begin:end])
+            if gate is not None:
+                inputs = inputs * _opened(gate[:, begin:end], factors.real)
+            _advance(h, inputs, torch.view_as_complex(state), factors, begin, end, chunk)
         return ()
 
     if cu_seqlens is None:
-        one(h, x, angle, log_decay, state)
+        one(h, x, angle, log_decay, gate, state)
     else:
-        each_sequence(cu_seqlens, (h, x, angle, log_decay), (state,), one)
+        each_sequence(cu_seqlens, (h, x, angle, log_decay, gate), (state,), one)
     return h, state.to(state_dtype(x))
 
 
@@ -55,36 +60,45 @@ def backward(
     grad_h: Tensor,
     grad_final: Tensor,
     h: Tensor,
+    x: Tensor | None,
     angle: Tensor,
     log_decay: Tensor | None,
+    gate: Tensor | None,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     needs_parameters: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-    """Gradients to x, angle, log_decay and initial_state; angle's and log_decay's only if needed.
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
+    """Gradients to x, angle, log_decay, gate and initial_state; the parameters' and gate's only if needed.
 
+    x is read for the gate's gradient alone.
     With g_t = dL/dh_t (direct) and G_t the whole gradient of h_t, backward in time:
       G_t = g_t + conj(a_{t+1}) G_{t+1},     G_{T-1} = g_{T-1} + dL/d(final_state)
       dx_t = G_t,     d(initial_state) = conj(a_0) G_0
       w_t = conj(G_t) a_t h_{t-1},     dλ_t = Re w_t,     dθ_t = −Im w_t    (summed where λ or θ is constant)
+    With a gate, g = σ(γ_t): a_t = (1 − g) exp(λ_t + iθ_t) and the input is g x_t, so
+      dx_t = g G_t,     dγ_t = g (1 − g) Re(conj(G_t) x_t) − g Re w_t
     """
     grad_x = torch.empty(h.shape, dtype=h.dtype, device=h.device)
     grad_angle = _zero_gradient(angle, h) if needs_parameters else None
     grad_decay = _zero_gradient(log_decay, h) if needs_parameters and log_decay is not None else None
+    grad_gate = _zero_gradient(gate, h) if needs_parameters and gate is not None else None
     grad_initial = torch.empty(grad_final.shape, dtype=torch.float64, device=h.device).copy_(grad_final)
 
     def one(
         grad_x: Tensor,
         grad_h: Tensor,
         h: Tensor,
+        x: Tensor | None,
         angle: Tensor,
         log_decay: Tensor | None,
+        gate: Tensor | None,
         grad_angle: Tensor | None,
         grad_decay: Tensor | None,
+        grad_gate: Tensor | None,
         grad_state: Tensor,
         start: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        factors = _Factors(angle, log_decay, h)
+        factors = _Factors(angle, log_decay, gate, h)
         state = torch.zeros_like(torch.view_as_complex(grad_state))
         summed = state.new_zeros(h.shape[2])
         for begin, end, chunk in reversed(_blocks(h)):
@@ -101,6 +115,13 @@ def backward(
                     w *= factors.tokens(begin, end)[0]
                     _add(grad_angle, begin, end, -w.imag)
                     _add(grad_decay, begin, end, w.real)
+            if gate is not None:
+                opened = _opened(gate[:, begin:end], factors.real)
+                if needs_parameters:
+                    along_x = (G.conj_physical() * _complex(x[:, begin:end])).real
+                    closed = _opened(-gate[:, begin:end], factors.real)
+                    _add(grad_gate, begin, end, opened * (closed * along_x - w.real))
+                grad_x[:, begin:end] = torch.view_as_real(G * opened)
         if factors.constant and needs_parameters:
             w = summed * factors.powers[1]
             _add(grad_angle, 0, 0, -w.imag.unsqueeze(0))
@@ -111,11 +132,12 @@ def backward(
         return ()
 
     if cu_seqlens is None:
-        one(grad_x, grad_h, h, angle, log_decay, grad_angle, grad_decay, grad_initial, initial_state)
+        parameters = (angle, log_decay, gate, grad_angle, grad_decay, grad_gate)
+        one(grad_x, grad_h, h, x, *parameters, grad_initial, initial_state)
     else:
-        tensors = (grad_x, grad_h, h, angle, log_decay, grad_angle, grad_decay)
+        tensors = (grad_x, grad_h, h, x, angle, log_decay, gate, grad_angle, grad_decay, grad_gate)
         each_sequence(cu_seqlens, tensors, (grad_initial, initial_state), one)
-    return grad_x, grad_angle, grad_decay, grad_initial.to(grad_final.dtype)
+    return grad_x, grad_angle, grad_decay, grad_gate, grad_initial.to(grad_final.dtype)
 
 
 class _Factors:
@@ -126,13 +148,14 @@ class _Factors:
         powers: then ``a^0 … a^8``, ``[9, D]`` complex128.
     """
 
-    def __init__(self, angle: Tensor, log_decay: Tensor | None, like: Tensor) -> None:
+    def __init__(self, angle: Tensor, log_decay: Tensor | None, gate: Tensor | None, like: Tensor) -> None:
         self.real = state_dtype(like)
         self.complex = torch.complex128 if self.real == torch.float64 else torch.complex64
         self.angle = angle
         self.log_decay = log_decay
+        self.gate = gate
         self.turning = angle.ndim == 1
-        self.constant = self.turning and (log_decay is None or log_decay.ndim == 1)
+        self.constant = self.turning and gate is None and (log_decay is None or log_decay.ndim == 1)
         if self.turning:
             counts = torch.arange(_CHUNK + 1, device=angle.device).unsqueeze(1)
             phases = radians_from_phase(phase_from_radians(angle) * counts)
@@ -184,6 +207,8 @@ class _Factors:
             decay = self.log_decay.to(self.real).exp().expand_as(cos)
         else:
             decay = _padded(self.log_decay, begin, end).to(self.real).exp()
+        if self.gate is not None:
+            decay = decay * _opened(-_padded(self.gate, begin, end), self.real)
         return torch.view_as_complex(torch.stack([decay * cos, decay * sin], dim=-1)), decay
 
 
@@ -262,6 +287,10 @@ def _running_product(a: Tensor, reverse: bool) -> Tensor:
     return products
 
 
+def _opened(gate: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.sigmoid(gate.to(dtype))
+
+
 def _zero_gradient(parameter: Tensor, h: Tensor) -> Tensor:
     # Sums over time are collected in the state's dtype, gradients by token are written in their own.
     dtype = gradient_dtype(parameter, h) if parameter.ndim == 3 else state_dtype(h)
@@ -277,12 +306,17 @@ def _add(grad: Tensor | None, begin: int, end: int, part: Tensor) -> None:
         grad += part.flatten(0, -2).sum(0)
 
 
-def step_(x: Tensor, angle: Tensor, log_decay: Tensor | None, state: Tensor) -> Tensor:
+def step_(x: Tensor, angle: Tensor, log_decay: Tensor | None, gate: Tensor | None, state: Tensor) -> Tensor:
     """One step; the state is overwritten, the output returned."""
+    dtype = x.dtype
     # The turn is formed in float64, so that only the state's own rounding is left.
     θ = radians_from_phase(angle)
     ρ = torch.ones_like(θ) if log_decay is None else log_decay.double().exp()
+    if gate is not None:
+        opened = _opened(gate, torch.float64)
+        ρ = ρ * _opened(-gate, torch.float64)
+        x = x * opened.unsqueeze(-1)
     a = torch.polar(*torch.broadcast_tensors(ρ, θ))
     turned = torch.view_as_real(torch.view_as_complex(state.double()) * a)
     state.copy_(turned.add_(x))
-    return state.to(x.dtype, copy=True)
+    return state.to(dtype, copy=True)
