@@ -15,6 +15,9 @@ from phasefield_kernels import (
     aperiodic_scan,
     aperiodic_scan_step_,
     golden_phases,
+    linoss_scan,
+    oscillatory_scan,
+    oscillatory_scan_step_,
     rotation_scan,
     rotation_scan_step_,
 )
@@ -107,15 +110,22 @@ def _rotation_inputs(
     width: int,
     sequences: int = 0,
     state: bool = True,
+    gated: bool = False,
 ) -> dict[str, Tensor | None]:
     def parameter(kind: str) -> Tensor:
         return torch.rand(width) if kind == "constant" else torch.rand(batch, length, width).to(dtype)
 
-    return {
-        "x": torch.randn(batch, length, width, 2, dtype=dtype),
-        "angle": parameter(angle),
-        "log_decay": None if decay == "no" else -0.1 * parameter(decay),
-    } | _state_and_packing((width, 2), batch, length, sequences, state)
+    x = {"x": torch.randn(batch, length, width, 2, dtype=dtype)}
+    gate = {"gate": torch.randn(batch, length, width, dtype=dtype)} if gated else {}
+    return (
+        x
+        | gate
+        | {
+            "angle": parameter(angle),
+            "log_damping" if gated else "log_decay": None if decay == "no" else -0.1 * parameter(decay),
+        }
+        | _state_and_packing((width, 2), batch, length, sequences, state)
+    )
 
 
 def _rotation(path: str, dtype: torch.dtype, angle: str, decay: str, shape: dict[str, int]) -> Scan:
@@ -152,9 +162,68 @@ def rotation_scan_cases() -> Iterator[Case]:
         yield _rotation("decoding", dtype, angle, decay, ONE_STEP).step(rotation_scan_step_, DECODING)
 
 
+def _oscillatory(path: str, dtype: torch.dtype, angle: str, damping: str, shape: dict[str, int]) -> Scan:
+    name = f"{path}, {angle} angle, {damping} damping, {_short(dtype)}"
+    inputs = partial(_rotation_inputs, dtype, angle, damping, gated=True, **shape)
+    return Scan(name, oscillatory_scan, inputs, saves_first=True)
+
+
+def oscillatory_scan_cases() -> Iterator[Case]:
+    """The gated forms of the rotation's kernels."""
+    forms = (("constant", "no"), ("constant", "constant"), ("token", "token"))
+    for dtype, (angle, damping) in product(DTYPES, forms):
+        quick = angle == damping == ("constant" if dtype == torch.float32 else "token")
+        tokens = (angle == "token") + (damping == "token")
+        scan = _oscillatory("time loop", dtype, angle, damping, TIME_LOOP)
+        yield scan.forward(ONE_PASS, quick=quick)
+        yield scan.backward(ONE_PASS, quick=quick)
+        yield scan.backward_to_first(ONE_PASS)
+        chunked = _oscillatory("chunked", dtype, angle, damping, CHUNKED)
+        yield chunked.forward(two_pass(read=3 + tokens, written=2), quick=quick)
+        # The first pass reads the cotangent, the gate and the tokens' parameters; neither h nor x.
+        yield chunked.backward(two_pass(read=3 + tokens, written=7 + tokens), quick=quick)
+        many = _oscillatory("many lanes", dtype, angle, damping, MANY_LANES)
+        yield many.forward()
+        yield many.backward()
+        packed = _oscillatory("packed", dtype, angle, damping, PACKED)
+        yield packed.forward(ONE_PASS)
+        yield packed.backward(ONE_PASS)
+        yield _oscillatory("decoding", dtype, angle, damping, ONE_STEP).step(oscillatory_scan_step_, DECODING)
+
+
+def _linoss_inputs(
+    critical: bool, batch: int, length: int, width: int, sequences: int = 0
+) -> dict[str, Tensor | None]:
+    return {
+        "u": torch.randn(batch, length, width),
+        "A": torch.zeros(width) if critical else 0.1 + torch.rand(width),
+        "dt": 0.5 + torch.rand(width),
+    } | _state_and_packing((width, 2), batch, length, sequences, state=True)
+
+
+def linoss_scan_cases() -> Iterator[Case]:
+    """The rotation's kernels on pairs that torch makes, and the matrix loop of critical channels."""
+    # Pairs in float32 are twice u and the positions; critical channels go through both loops.
+    rotating, critical = Bound(unique=2.1, sectors=1.02), Bound(unique=4.2, sectors=1.02)
+    for path, inputs, bound in (
+        ("rotating", partial(_linoss_inputs, False, **TIME_LOOP), rotating),
+        ("critical", partial(_linoss_inputs, True, **TIME_LOOP), critical),
+        ("critical, packed", partial(_linoss_inputs, True, **PACKED), critical),
+        ("critical, odd sizes", partial(_linoss_inputs, True, **ODD), Bound(unique=5.0, sectors=2.5)),
+    ):
+        scan = Scan(path, linoss_scan, inputs)
+        yield scan.forward(bound, quick=path == "critical")
+        yield scan.backward(bound, quick=path == "critical")
+
+
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-OPS = {"aperiodic_scan": aperiodic_scan_cases, "rotation_scan": rotation_scan_cases}
+OPS = {
+    "aperiodic_scan": aperiodic_scan_cases,
+    "rotation_scan": rotation_scan_cases,
+    "oscillatory_scan": oscillatory_scan_cases,
+    "linoss_scan": linoss_scan_cases,
+}
 """An op's name → a function that yields its cases."""

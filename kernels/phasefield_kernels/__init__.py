@@ -6,6 +6,8 @@ Every op has a reference that defines it, a fast PyTorch form and fused Triton k
 
 from .aperiodic_scan import aperiodic_scan, aperiodic_scan_step, aperiodic_scan_step_
 from .backend import use_backend
+from .linoss_scan import linoss_scan, linoss_scan_step, linoss_scan_step_
+from .oscillatory_scan import oscillatory_scan, oscillatory_scan_step, oscillatory_scan_step_
 from .phases import GOLDEN_ANGLE, golden_phases, phase_from_radians, radians_from_phase
 from .rotation_scan import rotation_scan, rotation_scan_step, rotation_scan_step_
 
@@ -15,6 +17,12 @@ __all__ = [
     "aperiodic_scan_step",
     "aperiodic_scan_step_",
     "golden_phases",
+    "linoss_scan",
+    "linoss_scan_step",
+    "linoss_scan_step_",
+    "oscillatory_scan",
+    "oscillatory_scan_step",
+    "oscillatory_scan_step_",
     "phase_from_radians",
     "radians_from_phase",
     "rotation_scan",
