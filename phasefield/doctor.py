@@ -25,6 +25,14 @@ CHECKS: dict[str, tuple[Callable[..., tuple[Tensor, Tensor]], Callable[[], tuple
         kernels.aperiodic_scan,
         lambda: (_noise(3, 37, 40), _noise(40).tanh(), kernels.golden_phases(40), _noise(3, 40)),
     ),
+    "linoss_scan": (
+        kernels.linoss_scan,
+        lambda: (_noise(3, 37, 40), _noise(40).abs(), _noise(40).sigmoid(), _noise(3, 40, 2)),
+    ),
+    "oscillatory_scan": (
+        kernels.oscillatory_scan,
+        lambda: (_noise(3, 37, 40, 2), _noise(3, 37, 40), _noise(40), -_noise(40).abs(), _noise(3, 40, 2)),
+    ),
     "rotation_scan": (
         kernels.rotation_scan,
         lambda: (_noise(3, 37, 40, 2), _noise(40), -_noise(40).abs(), _noise(3, 40, 2)),

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
 )
 ROOT = Path(__file__).parents[2]
 SIZE = 16
+TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2])
 
 
 @triton.jit
@@ -93,6 +94,13 @@ def product(a_ptr, b_ptr, out_ptr, PRECISION: tl.constexpr, SIZE: tl.constexpr):
 def convert(a_ptr, out_ptr, SIZE: tl.constexpr):
     i = tl.arange(0, SIZE)
     tl.store(out_ptr + i, tl.load(a_ptr + i).to(out_ptr.dtype.element_ty))
+
+
+@triton.jit
+def keep(a_ptr, out_ptr, count, kept, SIZE: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    mask = (i < count) & (kept > 0)
+    tl.store(out_ptr + i, tl.load(a_ptr + i, mask=mask, other=0.0), mask=mask)
 
 
 def draw(*shape, dtype=torch.bfloat16, seed=0):
@@ -198,6 +206,16 @@ def test_scans_combine_whole_slices(monkeypatch):
     assert len(calls) == SIZE - 1
 
 
+@pytest.mark.parametrize("kept", [2, -2])
+def test_a_boolean_spread_over_a_block_is_a_mask(kept):
+    a = draw(SIZE, dtype=torch.float32)
+    out = torch.full_like(a, 7.0)
+    keep[(1,)](a, out, 5, kept, SIZE=SIZE)
+    count = 5 if kept > 0 else 0
+    assert torch.equal(out[:count], a[:count])
+    assert (out[count:] == 7.0).all()
+
+
 def test_each_correction_is_needed():
     """Without conftest.py nothing is corrected: these very tests fail."""
     command = [
@@ -224,4 +242,5 @@ def test_each_correction_is_needed():
         "test_dots_read_their_operands_as_tensor_cores_do[tf32-torch.float32]",
         "test_dots_read_their_operands_as_tensor_cores_do[ieee-torch.bfloat16]",
         "test_scans_combine_whole_slices",
+        *(["test_a_boolean_spread_over_a_block_is_a_mask[2]"] if TRITON >= (3, 9) else []),
     }, result.stdout
