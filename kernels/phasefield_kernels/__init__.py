@@ -6,6 +6,8 @@ Every op has a reference that defines it, a fast PyTorch form and fused Triton k
 
 from .aperiodic_scan import aperiodic_scan, aperiodic_scan_step, aperiodic_scan_step_
 from .backend import use_backend
+from .phase_linear import phase_linear
+from .phase_matmul import phase_matmul
 from .phases import GOLDEN_ANGLE, golden_phases, phase_from_radians, radians_from_phase
 from .rotation_scan import rotation_scan, rotation_scan_step, rotation_scan_step_
 
@@ -16,6 +18,8 @@ __all__ = [
     "aperiodic_scan_step_",
     "golden_phases",
     "phase_from_radians",
+    "phase_linear",
+    "phase_matmul",
     "radians_from_phase",
     "rotation_scan",
     "rotation_scan_step",
