@@ -27,24 +27,65 @@ class Tile(NamedTuple):
 GROUP = 8
 """Tile rows that neighbouring programs walk through together, so that a column of tiles is read once for 8."""
 
-_HALF = {"large": Tile(128, 128, 32, 8, 3), "small": Tile(64, 64, 32, 4, 3), "few": Tile(64, 16, 64, 4, 3)}
-_SINGLE = {"large": Tile(64, 64, 16, 4, 3), "small": Tile(32, 64, 16, 4, 3), "few": Tile(32, 16, 32, 2, 3)}
 
-TABLE = {"half": {80: _HALF}, "single": {80: _SINGLE}}
-"""Kind of operand (two or four bytes) → architecture → shape → tile."""
+class Tiles(NamedTuple):
+    """An architecture's tiles: by size of the output, and by what else needs registers.
+
+    Attributes:
+        large: outputs of many tiles.
+        activated: these with modReLU, whose modulus and saved pre-activations take as many registers again.
+        gauss: these with three accumulators.
+        small: outputs of few tiles, whatever else.
+        few: outputs of up to 16 rows or columns.
+    """
+
+    large: Tile
+    activated: Tile
+    gauss: Tile
+    small: Tile
+    few: Tile
+
+
+_AMPERE = Tiles(
+    large=Tile(128, 128, 32, 8, 3),
+    activated=Tile(128, 64, 32, 8, 3),
+    gauss=Tile(64, 128, 32, 8, 3),
+    small=Tile(64, 64, 32, 4, 3),
+    few=Tile(64, 16, 64, 4, 3),
+)
+# 128 · 128 takes 98,304 bytes: what HGMMA multiplies has to be in shared memory.
+_HOPPER = _AMPERE._replace(large=Tile(128, 128, 64, 8, 3), activated=Tile(128, 64, 64, 8, 3))
+_SINGLE = Tiles(
+    large=Tile(64, 128, 16, 8, 3),
+    activated=Tile(64, 128, 16, 8, 3),
+    gauss=Tile(64, 64, 16, 8, 2),
+    small=Tile(64, 32, 16, 4, 3),
+    few=Tile(32, 16, 32, 2, 3),
+)
+
+HALF = {80: _AMPERE, 90: _HOPPER, 100: _AMPERE}
+"""Architecture → tiles for bfloat16 and float16."""
+
+SINGLE = {80: _SINGLE}
+"""Architecture → tiles for float32, multiplied in full on the ordinary units."""
 
 PROGRAMS_WANTED = 128
 """With fewer tiles than this, smaller tiles keep more multiprocessors busy, and long sums are split."""
 
 
-def tile_for(dtype: torch.dtype, rows: int, columns: int, batch: int) -> Tile:
-    """The tile of a product with a real output ``[batch, rows, columns]``."""
-    kinds = for_architecture(TABLE["single" if dtype == torch.float32 else "half"], architecture())
+def tile_for(dtype: torch.dtype, rows: int, columns: int, batch: int, kind: str = "large") -> Tile:
+    """The tile of a product with a real output ``[batch, rows, columns]``.
+
+    Args:
+        dtype: of the operands.
+        kind: ``"large"``, ``"activated"`` or ``"gauss"``.
+    """
+    tiles = for_architecture(SINGLE if dtype == torch.float32 else HALF, architecture())
     if columns <= 16 or rows <= 16:
-        return kinds["few"]
-    large = kinds["large"]
-    tiles = batch * -(-rows // large.rows) * -(-columns // large.columns)
-    return large if tiles >= PROGRAMS_WANTED else kinds["small"]
+        return tiles.few
+    tile = getattr(tiles, kind)
+    programs = batch * -(-rows // tile.rows) * -(-columns // tile.columns)
+    return tile if programs >= PROGRAMS_WANTED else tiles.small
 
 
 def precision() -> str:

@@ -34,7 +34,9 @@ def product(
         keep: also return what the backward of modReLU needs: pre-activations, 0 where under the threshold.
     """
     if algorithm == "gauss":
-        return gauss(a, w, conjugate_right=conjugate, bias=bias, threshold=threshold, residual=residual, keep=keep)
+        return gauss(
+            a, w, conjugate_right=conjugate, bias=bias, threshold=threshold, residual=residual, keep=keep
+        )
     outer, within, rows, inner = a.shape[:4]
     units = w.shape[2]
     # The structured operand is written and read at twice its size: it is w, but for a handful of rows.
@@ -48,7 +50,9 @@ def product(
     else:
         left, right = _interleaved(a), structured(w, a.dtype, conjugate)
     real_rows, real_columns = left.shape[2], right.shape[2]
-    tile = tile_for(a.dtype, real_rows, real_columns, outer * within)
+    tile = tile_for(
+        a.dtype, real_rows, real_columns, outer * within, "large" if threshold is None else "activated"
+    )
     with guard(a):
         fused_product._product_kernel[_grid(tile, outer * within, real_rows, real_columns)](
             left, right, bias, threshold, residual, y, saved,
@@ -77,8 +81,11 @@ def gauss(
     saved = torch.empty_like(y) if keep else None
     if y.numel() == 0:
         return y, saved
-    left, right = planes(a, a.dtype, conjugate_left, left=True), planes(w, a.dtype, conjugate_right, left=False)
-    tile = tile_for(a.dtype, rows, 2 * units, outer * within)
+    left, right = (
+        planes(a, a.dtype, conjugate_left, left=True),
+        planes(w, a.dtype, conjugate_right, left=False),
+    )
+    tile = tile_for(a.dtype, rows, 2 * units, outer * within, "gauss")
     with guard(a):
         fused_product._gauss_kernel[_grid(tile, outer * within, rows, 2 * units)](
             left, right, bias, threshold, residual, y, saved,
@@ -133,9 +140,7 @@ def planes(w: Tensor, dtype: torch.dtype, conjugate: bool, *, left: bool) -> Ten
     """``[3, O, I, rows, inner]``: the sums that Gauss's product multiplies."""
     few = _not_repeated(w)
     out = torch.empty((3, *few.shape[:4]), dtype=dtype, device=w.device)
-    _prepare(
-        fused_operands._planes_kernel, few, out, plane=out.stride(0), LEFT=left, CONJUGATE=conjugate
-    )
+    _prepare(fused_operands._planes_kernel, few, out, plane=out.stride(0), LEFT=left, CONJUGATE=conjugate)
     return out.expand(-1, *w.shape[:2], -1, -1)
 
 

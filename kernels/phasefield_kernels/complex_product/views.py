@@ -16,7 +16,7 @@ def as_complex(x: Tensor) -> Tensor:
 
 
 def structured(w: Tensor) -> Tensor:
-    """``[…, N, K, 2]`` as real ``[…, 2N, 2K]``: w = r + i s becomes the block (r −s; s r) that multiplies by it."""
+    """``[…, N, K, 2]`` as real ``[…, 2N, 2K]``: r + i s becomes (r −s; s r), the block that multiplies by it."""
     real, imaginary = w.unbind(-1)
     blocks = torch.stack([real, -imaginary, imaginary, real], dim=-1)
     *batch, rows, columns = real.shape

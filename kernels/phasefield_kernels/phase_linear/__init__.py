@@ -21,8 +21,8 @@ def phase_linear(
 ) -> Tensor:
     """Complex linear map: ``z = W x + b``, then modReLU if there is a threshold, then the residual.
 
-    modReLU is ``relu(m + t) · z / m`` with ``m = √(|z|² + ε²)``, ε = 1e-4: value and gradient are finite at 0,
-    and a negative threshold silences what is shorter.
+    modReLU is ``relu(m + t) · z / m`` with ``m = √(|z|² + ε²)``, ε = 1e-4: value and gradient are finite at
+    0, and a negative threshold silences what is shorter.
 
     Sums are formed in float32 (float64 for float64). Where a gradient is wanted and there is a threshold, the
     forward keeps the pre-activations, one more tensor like the output (in x's dtype on a GPU, float32 in the
@@ -176,9 +176,7 @@ def _differentiate(
     *needs, for_residual = ctx.needs_input_grad[:5]
     grads = [None] * 4
     if any(needs):
-        found = _linear_backward(
-            grad, x, weight, saved, threshold, list(needs), ctx.algorithm, ctx.backend
-        )
+        found = _linear_backward(grad, x, weight, saved, threshold, list(needs), ctx.algorithm, ctx.backend)
         dtypes = (x.dtype, weight.dtype, ctx.bias_dtype, None if threshold is None else threshold.dtype)
         grads = [
             g.to(dtype) if needed else None for g, dtype, needed in zip(found, dtypes, needs, strict=True)

@@ -77,8 +77,8 @@ def backward(
     """Gradients to x, weight, bias and threshold, those that are needed.
 
     With z = W x + b, m = √(|z|² + ε²), s = relu(1 + t/m) and g = dL/dy:
-      dz = s g − t/m³ Re(conj(z) g) z  and  dt = Σ Re(conj(z) g)/m  where m + t > 0, else 0; dz = g without modReLU
-      db = Σ dz,     dx = Wᴴ dz,     dW = Σ dz xᴴ    (sums over rows)
+      dz = s g − t/m³ Re(conj(z) g) z,     dt = Σ Re(conj(z) g)/m    where m + t > 0, else 0
+      db = Σ dz,     dx = Wᴴ dz,     dW = Σ dz xᴴ    (sums over rows); without modReLU dz = g
     """
     real = state_dtype(x)
     rows, units, dtype = x.shape[:-2].numel(), weight.shape[0], x.dtype
@@ -113,7 +113,9 @@ def backward(
     return grad_x, grad_weight, grad_bias, grad_threshold if for_threshold else None
 
 
-def _through_activation(grad: Tensor, z: Tensor, threshold: Tensor, real: torch.dtype) -> tuple[Tensor, Tensor]:
+def _through_activation(
+    grad: Tensor, z: Tensor, threshold: Tensor, real: torch.dtype
+) -> tuple[Tensor, Tensor]:
     # dz and the threshold's gradient.
     rows, units, _ = z.shape
     dz = torch.empty((rows, units, 2), dtype=real, device=z.device)

@@ -127,7 +127,11 @@ def _through_activation(
     rows, units = grad.shape[2:4]
     if not (grad.stride(4) == 1 and (grad.stride(3) == 2 or units == 1)):
         grad = grad.contiguous()
-    dz = grad if threshold is None else torch.empty((1, 1, rows, units, 2), dtype=grad.dtype, device=grad.device)
+    dz = (
+        grad
+        if threshold is None
+        else torch.empty((1, 1, rows, units, 2), dtype=grad.dtype, device=grad.device)
+    )
     pieces = triton.cdiv(rows, _PIECE)
     sums = dict(dtype=torch.float32, device=grad.device)
     bias_sum = torch.empty((pieces, units, 2), **sums) if for_bias else None
