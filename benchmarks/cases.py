@@ -162,19 +162,24 @@ ODD_PRODUCT = (37, 21, 35)
 
 
 def _linear_inputs(
-    dtype: torch.dtype, rows: int, inner: int, units: int, activated: bool
+    dtype: torch.dtype, rows: int, inner: int, units: int, activated: bool, bias: bool
 ) -> dict[str, Tensor | None]:
     return {
         "x": torch.randn(rows, inner, 2, dtype=dtype),
         "weight": torch.randn(units, inner, 2, dtype=dtype),
-        "bias": torch.randn(units, 2) if activated else None,
+        "bias": torch.randn(units, 2) if activated or bias else None,
         "threshold": torch.randn(units) if activated else None,
         "residual": torch.randn(rows, units, 2, dtype=dtype) if activated else None,
     }
 
 
 def _linear(
-    path: str, dtype: torch.dtype, shape: tuple[int, int, int], activated: bool, algorithm: str
+    path: str,
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+    activated: bool,
+    algorithm: str = "direct",
+    bias: bool = False,
 ) -> Product:
     rows, inner, units = shape
     output = 2 * rows * units * dtype.itemsize
@@ -182,12 +187,12 @@ def _linear(
     structured = 2 * 4 * (units * inner if rows > 8 else rows * inner) * dtype.itemsize
     planes = 2 * 3 * (units + rows) * inner * dtype.itemsize
     # dz is written and read by two products, z is read, and the residual's gradient is the cotangent itself;
-    # or the cotangent is read by both products.
-    handed_on = 3 * output if activated else output
+    # or the cotangent is read by both products, and once more to be summed for a bias.
+    handed_on = 3 * output if activated else (1 + bias) * output
     return Product(
         f"{path}, {'modReLU' if activated else 'linear'}, {algorithm}, {_short(dtype)}",
         partial(phase_linear, algorithm=algorithm),
-        partial(_linear_inputs, dtype, rows, inner, units, activated),
+        partial(_linear_inputs, dtype, rows, inner, units, activated, bias),
         (structured if algorithm == "direct" else planes, structured + handed_on),
     )
 
@@ -195,16 +200,18 @@ def _linear(
 def phase_linear_cases() -> Iterator[Case]:
     """With everything in the epilogue and with nothing; both algorithms; every tile."""
     for dtype, activated in product(DTYPES, (True, False)):
-        small = _linear("small", dtype, SMALL_PRODUCT, activated, "direct")
+        small = _linear("small", dtype, SMALL_PRODUCT, activated)
         yield small.forward(ONE_PASS, quick=not activated)
         yield small.backward(ONE_PASS, quick=activated)
-        yield _linear("a handful of rows", dtype, DECODING_PRODUCT, activated, "direct").forward(LOOSE)
+        yield _linear("a handful of rows", dtype, DECODING_PRODUCT, activated).forward(LOOSE)
         yield _linear("gauss", dtype, SMALL_PRODUCT, activated, "gauss").forward(ONE_PASS, quick=activated)
-        large = _linear("large", dtype, LARGE_PRODUCT, activated, "direct")
+        large = _linear("large", dtype, LARGE_PRODUCT, activated)
         yield large.forward()
         yield large.backward(quick=activated)
         yield _linear("large", dtype, LARGE_PRODUCT, activated, "gauss").backward()
-        odd = _linear("odd sizes", dtype, ODD_PRODUCT, activated, "direct")
+        if not activated:
+            yield _linear("bias", dtype, SMALL_PRODUCT, activated, bias=True).backward(ONE_PASS)
+        odd = _linear("odd sizes", dtype, ODD_PRODUCT, activated)
         yield odd.forward(LOOSE)
         yield odd.backward(LOOSE)
 

@@ -25,7 +25,7 @@ class Tile(NamedTuple):
 
 
 GROUP = 8
-"""Tile rows that neighbouring programs walk through together, so that a column of tiles is read once for 8."""
+"""Tile rows that neighbouring programs walk through together: they read the same columns from the cache."""
 
 
 class Tiles(NamedTuple):
@@ -90,4 +90,7 @@ def tile_for(dtype: torch.dtype, rows: int, columns: int, batch: int, kind: str 
 
 def precision() -> str:
     """How float32 operands are multiplied: tf32 only where torch's own setting allows it."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    setting = torch.backends.cuda.matmul
+    if hasattr(setting, "fp32_precision"):  # since torch 2.9; the older one raises where this has been set
+        return "tf32" if setting.fp32_precision == "tf32" else "ieee"
+    return "tf32" if setting.allow_tf32 else "ieee"

@@ -12,11 +12,11 @@ def as_complex(x: Tensor) -> Tensor:
     if x.dtype in (torch.bfloat16, torch.float16):
         x = x.float()
     paired = x.stride(-1) == 1 and x.storage_offset() % 2 == 0 and all(s % 2 == 0 for s in x.stride()[:-1])
-    return torch.view_as_complex(x if paired else x.contiguous())
+    return torch.view_as_complex(x if paired else x.clone(memory_format=torch.contiguous_format))
 
 
 def structured(w: Tensor) -> Tensor:
-    """``[…, N, K, 2]`` as real ``[…, 2N, 2K]``: r + i s becomes (r −s; s r), the block that multiplies by it."""
+    """``[…, N, K, 2]`` as real ``[…, 2N, 2K]``: r + i s becomes the block (r −s; s r)."""
     real, imaginary = w.unbind(-1)
     blocks = torch.stack([real, -imaginary, imaginary, real], dim=-1)
     *batch, rows, columns = real.shape

@@ -131,6 +131,7 @@ def _linear_backward(
     else:
         form = blocked
     with outside_autocast(x):
+        saved = None if threshold is None else saved
         grads = form.backward(grad, x, weight, saved, threshold, tuple(needs), algorithm)
     # An op returns tensors only: an empty one stands for no gradient.
     return tuple(x.new_empty(0) if g is None else g for g in grads)
