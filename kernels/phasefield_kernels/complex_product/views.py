@@ -44,12 +44,27 @@ def matmul(a: Tensor, b: Tensor, algorithm: str, out: Tensor | None = None) -> T
     """Complex ``a @ b``: torch's own product, or (``"gauss"``) three real ones on sums formed beforehand."""
     if algorithm == "direct":
         return torch.matmul(a, b, out=out)
-    ar, ai, br, bi = a.real, a.imag, b.real, b.imag
-    first = torch.matmul(ar + ai, br)
-    imaginary = torch.matmul(ar.contiguous(), bi - br).add_(first)
-    real = first.sub_(torch.matmul(ai.contiguous(), br + bi))
+    # T₁ = (a + a') b,   T₂ = a (b' − b),   T₃ = a' (b + b');     real T₁ − T₃,   imaginary T₁ + T₂
+    left, right = _planes(a), _planes(b)
+    torch.add(a.real, a.imag, out=left[0])
+    left[1].copy_(a.real)
+    left[2].copy_(a.imag)
+    right[0].copy_(b.real)
+    torch.sub(b.imag, b.real, out=right[1])
+    torch.add(b.real, b.imag, out=right[2])
+    first, second, third = (torch.matmul(*factors) for factors in zip(left, right, strict=True))
     if out is None:
-        return torch.complex(real, imaginary)
-    out.real.copy_(real)
-    out.imag.copy_(imaginary)
+        out = torch.empty(first.shape, dtype=a.dtype, device=a.device)
+    torch.sub(first, third, out=out.real)
+    torch.add(first, second, out=out.imag)
     return out
+
+
+def _planes(a: Tensor) -> Tensor:
+    # Room for three real matrices, each stored as a is, transposed or not.
+    shape = (3, *a.shape)
+    transposed = a.ndim > 1 and a.stride(-2) == 1 and a.shape[-1] > 1
+    if transposed:
+        shape = (*shape[:-2], shape[-1], shape[-2])
+    planes = torch.empty(shape, dtype=a.real.dtype, device=a.device)
+    return planes.transpose(-2, -1) if transposed else planes

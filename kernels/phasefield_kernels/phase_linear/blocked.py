@@ -54,8 +54,7 @@ def forward(
         if threshold is not None:
             scale = scratch.scale(value, threshold)
             target = y[begin:end] if dtype == real else scratch.pairs[: end - begin]
-            for part in (0, 1):
-                torch.mul(value[..., part], scale, out=target[..., part])
+            torch.mul(torch.view_as_complex(value), scale, out=torch.view_as_complex(target))
             value = target
         if residual is not None:
             value += residual[begin:end]
@@ -122,19 +121,18 @@ def _through_activation(
     grad_threshold = torch.zeros(units, dtype=real, device=z.device)
     scratch = _Scratch(z)
     for begin, end in _blocks(rows, units):
-        g, block, out = grad[begin:end], z[begin:end], dz[begin:end]
-        if g.dtype != real:
-            g = scratch.pairs[: end - begin].copy_(g)
+        block, out = z[begin:end], dz[begin:end]
+        g = scratch.pairs[: end - begin].copy_(grad[begin:end])
         scale = scratch.scale(block, threshold)
         inverse, along = scratch.inverse[: end - begin], scratch.along[: end - begin]
-        torch.mul(block[..., 0], g[..., 0], out=along)
-        along.addcmul_(block[..., 1], g[..., 1]).mul_(inverse)
-        along.mul_(scale > 0)
+        torch.mul(block, g, out=out)
+        torch.add(out[..., 0], out[..., 1], out=along)
+        along.mul_(inverse).mul_(scale > 0)
         grad_threshold += along.sum(0)
         along.mul_(inverse.square_()).mul_(threshold)
-        for part in (0, 1):
-            torch.mul(scale, g[..., part], out=out[..., part])
-            out[..., part].addcmul_(along, block[..., part], value=-1)
+        bent = torch.view_as_complex(block) * along
+        torch.mul(torch.view_as_complex(g), scale, out=torch.view_as_complex(out))
+        out -= torch.view_as_real(bent)
     return dz, grad_threshold
 
 
@@ -151,13 +149,13 @@ class _Scratch:
         rows, units = z.shape[:2]
         shape = (min(rows, _rows_of_block(units)), units)
         self.inverse, self._scale, self.along = torch.empty((3, *shape), dtype=z.dtype, device=z.device)
-        self.pairs = torch.empty((*shape, 2), dtype=z.dtype, device=z.device)
+        self.pairs, self._squares = torch.empty((2, *shape, 2), dtype=z.dtype, device=z.device)
 
     def scale(self, z: Tensor, threshold: Tensor) -> Tensor:
         """``relu(1 + t/m)`` of a block; overwritten by the next call."""
         inverse, scale = self.inverse[: z.shape[0]], self._scale[: z.shape[0]]
-        torch.mul(z[..., 0], z[..., 0], out=inverse)
-        inverse.addcmul_(z[..., 1], z[..., 1]).add_(EPSILON**2).rsqrt_()
+        squares = torch.mul(z, z, out=self._squares[: z.shape[0]])
+        torch.add(squares[..., 0], squares[..., 1], out=inverse).add_(EPSILON**2).rsqrt_()
         return torch.mul(inverse, threshold.to(z.dtype), out=scale).add_(1).clamp_min_(0)
 
 
