@@ -35,7 +35,8 @@ class Tiles(NamedTuple):
         large: outputs of many tiles.
         activated: these with modReLU, whose modulus and saved pre-activations take as many registers again.
         gauss: these with three accumulators.
-        small: outputs of few tiles, whatever else.
+        small: outputs of few tiles.
+        small_gauss: these with three accumulators; with more warps or stages some targets spill.
         few: outputs of up to 16 rows or columns.
     """
 
@@ -43,6 +44,7 @@ class Tiles(NamedTuple):
     activated: Tile
     gauss: Tile
     small: Tile
+    small_gauss: Tile
     few: Tile
 
 
@@ -51,6 +53,7 @@ _AMPERE = Tiles(
     activated=Tile(128, 64, 32, 8, 3),
     gauss=Tile(64, 128, 32, 8, 3),
     small=Tile(64, 64, 32, 4, 3),
+    small_gauss=Tile(64, 64, 32, 4, 2),
     few=Tile(64, 16, 64, 4, 3),
 )
 # 128 · 128 takes 98,304 bytes: what HGMMA multiplies has to be in shared memory.
@@ -58,8 +61,9 @@ _HOPPER = _AMPERE._replace(large=Tile(128, 128, 64, 8, 3), activated=Tile(128, 6
 _SINGLE = Tiles(
     large=Tile(64, 128, 16, 8, 3),
     activated=Tile(64, 128, 16, 8, 3),
-    gauss=Tile(64, 64, 16, 8, 2),
+    gauss=Tile(64, 64, 16, 4, 2),
     small=Tile(64, 32, 16, 4, 3),
+    small_gauss=Tile(64, 64, 16, 4, 2),
     few=Tile(32, 16, 32, 2, 3),
 )
 
@@ -81,11 +85,13 @@ def tile_for(dtype: torch.dtype, rows: int, columns: int, batch: int, kind: str 
         kind: ``"large"``, ``"activated"`` or ``"gauss"``.
     """
     tiles = for_architecture(SINGLE if dtype == torch.float32 else HALF, architecture())
-    if columns <= 16 or rows <= 16:
+    if kind != "gauss" and min(rows, columns) <= 16:
         return tiles.few
     tile = getattr(tiles, kind)
     programs = batch * -(-rows // tile.rows) * -(-columns // tile.columns)
-    return tile if programs >= PROGRAMS_WANTED else tiles.small
+    if programs >= PROGRAMS_WANTED:
+        return tile
+    return tiles.small_gauss if kind == "gauss" else tiles.small
 
 
 def precision() -> str:
