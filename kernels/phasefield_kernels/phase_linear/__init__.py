@@ -38,7 +38,7 @@ def phase_linear(
         bias: ``[N, 2]``.
         threshold: ``[N]``, of modReLU; None for a linear map.
         residual: ``[…, N, 2]``, added last.
-        algorithm: ``"direct"`` (four real multiplications) or ``"gauss"`` (three, on sums formed in float32 and
+        algorithm: ``"direct"`` (four real multiplications) or ``"gauss"`` (three, on sums formed in float32,
             rounded to x's dtype). Largest error over largest value at K = 64 to 1024: direct 1e-7 to 4e-7,
             Gauss 2e-7 to 5e-7 in float32; 2.7e-3 and 3.6e-3 in bfloat16, 3.5e-4 and 4.6e-4 in float16.
         backend: see :mod:`phasefield_kernels.backend`.
