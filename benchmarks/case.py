@@ -20,11 +20,30 @@ class Bound(NamedTuple):
     sectors: float
 
 
+DTYPES = (torch.float32, torch.bfloat16)
+
+ONE_PASS = Bound(unique=1.05, sectors=1.02)
+"""Every byte once; the rest is partial sums for parameters. Packed, each program reads two offsets alone."""
+
+LOOSE = Bound(unique=1.5, sectors=2.5)
+"""Misaligned rows, and few steps to each state: here only races and accesses out of bounds matter."""
+
+
+def short(dtype: torch.dtype) -> str:
+    """``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
 class Work(NamedTuple):
-    """Something to run: its kernels should read ``reads`` once, and write what ``run`` returns once."""
+    """Something to run: its kernels should read ``reads`` once, and write what ``run`` returns once.
+
+    Attributes:
+        between: bytes that launches hand to later launches, written and read: they count as well.
+    """
 
     run: Callable[[], Sequence[Tensor]]
     reads: Sequence[Tensor]
+    between: int = 0
 
 
 class Case(NamedTuple):
@@ -102,6 +121,47 @@ class Scan(NamedTuple):
             return Work(lambda: [step(*token, state, backend="triton"), state], [*_given(token), state])
 
         return Case(f"{self.name}, step", prepare, bound, quick=False)
+
+
+class Product(NamedTuple):
+    """A matrix product on certain inputs; its directions are cases.
+
+    Attributes:
+        name: path, form and dtype.
+        op: the public function.
+        make_inputs: its tensors by name.
+        between: bytes that the launches of its values, and of its gradients, hand to each other.
+    """
+
+    name: str
+    op: Callable[..., Tensor]
+    make_inputs: Callable[[], Mapping[str, Tensor | None]]
+    between: tuple[int, int] = (0, 0)
+
+    def forward(self, bound: Bound | None = None, *, quick: bool = False) -> Case:
+        """Values, without a gradient to come."""
+
+        def prepare() -> Work:
+            inputs = self.make_inputs()
+            run = lambda: [self.op(**inputs, backend="triton")]  # noqa: E731
+            return Work(run, _given(inputs.values()), self.between[0])
+
+        return Case(f"{self.name}, forward", prepare, bound, quick)
+
+    def backward(self, bound: Bound | None = None, *, quick: bool = False) -> Case:
+        """Gradients to all inputs; these of a bias and a residual do not read them."""
+
+        def prepare() -> Work:
+            inputs = self.make_inputs()
+            wanted = [tensor.requires_grad_() for tensor in _given(inputs.values())]
+            y = self.op(**inputs, backend="triton")
+            cotangent = torch.randn_like(y)
+            read = [inputs[name] for name in inputs if name not in ("bias", "residual")]
+            return Work(
+                lambda: torch.autograd.grad(y, wanted, cotangent), [cotangent, *_given(read)], self.between[1]
+            )
+
+        return Case(f"{self.name}, backward", prepare, bound, quick)
 
 
 def _given(tensors: Iterable[Tensor | None]) -> list[Tensor]:

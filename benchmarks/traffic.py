@@ -42,7 +42,7 @@ def measure(case: Case) -> Measurement:
     work = case.prepare()
     with count_traffic() as traffic:
         written = work.run()
-    least = sum(tensor.numel() * tensor.element_size() for tensor in (*work.reads, *written))
+    least = sum(tensor.numel() * tensor.element_size() for tensor in (*work.reads, *written)) + work.between
     unique, requested = traffic.unique / least, traffic.requested / least
     sectors = traffic.sectors / traffic.requested
     faults = list(traffic.races)

@@ -8,6 +8,8 @@ from .aperiodic_scan import aperiodic_scan, aperiodic_scan_step, aperiodic_scan_
 from .backend import use_backend
 from .linoss_scan import linoss_scan, linoss_scan_step, linoss_scan_step_
 from .oscillatory_scan import oscillatory_scan, oscillatory_scan_step, oscillatory_scan_step_
+from .phase_linear import phase_linear
+from .phase_matmul import phase_matmul
 from .phases import GOLDEN_ANGLE, golden_phases, phase_from_radians, radians_from_phase
 from .rotation_scan import rotation_scan, rotation_scan_step, rotation_scan_step_
 
@@ -24,6 +26,8 @@ __all__ = [
     "oscillatory_scan_step",
     "oscillatory_scan_step_",
     "phase_from_radians",
+    "phase_linear",
+    "phase_matmul",
     "radians_from_phase",
     "rotation_scan",
     "rotation_scan_step",

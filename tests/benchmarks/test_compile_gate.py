@@ -14,6 +14,7 @@ from benchmarks.compile_gate import ROOT, kernel_from_json
 from benchmarks.gpu_report import report
 from benchmarks.targets import TARGETS
 from phasefield_kernels.aperiodic_scan.configs import TIME_LOOP as APERIODIC
+from phasefield_kernels.complex_product.configs import HALF, SINGLE
 from phasefield_kernels.device import for_architecture
 from phasefield_kernels.rotation_scan.configs import TIME_LOOP as ROTATION
 
@@ -49,6 +50,47 @@ def test_every_configuration_in_the_tables_is_among_what_compiles(target, op, la
     for config in for_architecture(layouts.table, TARGETS[target].triton.arch):
         wanted = f"STEPS={config.steps} BLOCK={config.block} warps={config.num_warps}"
         assert any(configuration.endswith(wanted) for configuration in compiled), wanted
+
+
+TENSOR_CORES = ("HMMA", "HGMMA", "v_mfma")
+COPIES = ("LDGSTS.128", "buffer_load_dwordx4", "global_load_dwordx4")
+
+
+def assert_as_busy_as_real_products(target, quick):
+    # Every product of halves runs on tensor cores and is fed by 16-byte copies, asynchronous on NVIDIA; odd
+    # rows cannot be.
+    products = [
+        kernel
+        for _, op, kernel in report([target], ["phase_linear", "phase_matmul"], quick=quick)
+        if kernel.kernel in ("_product_kernel", "_folded_kernel", "_gauss_kernel")
+        and "a_ptr: *bf16" in kernel.arguments
+        and not all(case.startswith("odd") for case in kernel.cases)
+    ]
+    assert products
+    for kernel in products:
+        used = kernel.code.instructions
+        assert any(name.startswith(TENSOR_CORES) for name in used), (kernel.kernel, kernel.cases)
+        assert any(name in used for name in COPIES), (kernel.kernel, kernel.cases)
+
+
+def test_complex_products_keep_the_tensor_cores_of_a_gaming_card_busy():
+    assert_as_busy_as_real_products("sm_86", quick=True)
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("target", TARGETS)
+def test_complex_products_keep_the_tensor_cores_of_each_target_busy(target):
+    assert_as_busy_as_real_products(target, quick=False)
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_tile_in_the_tables_is_among_what_compiles(target):
+    compiled = {kernel.configuration for _, _, kernel in report([target], ["phase_linear"])}
+    for table in (HALF, SINGLE):
+        for tile in for_architecture(table, TARGETS[target].triton.arch):
+            wanted = f"BLOCK_ROWS={tile.rows} BLOCK_COLUMNS={tile.columns} BLOCK_INNER={tile.inner}"
+            assert any(wanted in c and c.endswith(f"warps={tile.num_warps}") for c in compiled), wanted
 
 
 TOYS = """

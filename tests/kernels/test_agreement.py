@@ -1,4 +1,4 @@
-"""The scans on both backends against the float64 reference: odd sizes, all gradients, states included."""
+"""Every op on both backends against the float64 reference: odd sizes, all gradients, states included."""
 
 import itertools
 import math
@@ -6,7 +6,14 @@ import math
 import pytest
 import torch
 
-from phasefield_kernels import aperiodic_scan, oscillatory_scan, phase_from_radians, rotation_scan
+from phasefield_kernels import (
+    aperiodic_scan,
+    oscillatory_scan,
+    phase_from_radians,
+    phase_linear,
+    phase_matmul,
+    rotation_scan,
+)
 from phasefield_kernels.aperiodic_scan import fused as fused_aperiodic_scan
 from phasefield_kernels.rotation_scan import fused as fused_rotation_scan
 from tests.machinery.comparison import assert_agrees_with_reference
@@ -133,5 +140,100 @@ def test_oscillatory_scan(backend, dtype, shape, angle, damping, device, cut_in_
         dtype=dtype,
         by_dtype=("x", "gate", *by_token),
         tolerance=tolerances(dtype, length),
+        device=device,
+    )
+
+
+def product_tolerances(dtype, inner, algorithm="direct"):
+    """Allowed errors of products of ``inner`` complex numbers, relative to the largest value.
+
+    2 · inner roundings in float32 add like a square root. Then the dtype's own: of the output, of dz and of
+    partial results, a few each; Gauss's sums are rounded to it as well.
+    """
+    rounding = {"direct": 4, "gauss": 10}[algorithm] * ROUNDING[dtype]
+    return {"default": 2 * rounding + 16 * 2**-24 * math.sqrt(2 * inner)}
+
+
+# (shape of the batch, inner, units): several tiles; a vector; a long sum, split; a handful of rows.
+LINEAR_SHAPES = [((3, 23), 19, 45), ((), 7, 5), ((2, 130), 37, 3), ((5,), 70, 33)]
+ALL_PARTS = ("bias", "threshold", "residual")
+LINEAR_CASES = [("direct", dtype, shape, ALL_PARTS) for dtype in ROUNDING for shape in LINEAR_SHAPES]
+LINEAR_CASES += [("gauss", dtype, LINEAR_SHAPES[0], ALL_PARTS) for dtype in ROUNDING]
+LINEAR_CASES += [
+    ("direct", dtype, LINEAR_SHAPES[2], parts) for dtype in ROUNDING for parts in ((), ("bias",))
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("algorithm", "dtype", "shape", "parts"), LINEAR_CASES, ids=str)
+def test_phase_linear(backend, algorithm, dtype, shape, parts, device):
+    lead, inner, units = shape
+    generator = torch.Generator().manual_seed(inner)
+
+    def random(*size):
+        return torch.randn(*size, generator=generator)
+
+    optional = {"bias": random(units, 2), "threshold": random(units), "residual": random(*lead, units, 2)}
+    if "threshold" in parts and dtype != torch.float32 and algorithm == "gauss" and backend == "triton":
+        # Its sums are rounded: z falls on the other side of a threshold now and then, and the gradient jumps.
+        optional["threshold"] = optional["threshold"].abs() + 0.5
+        optional["bias"] = 8 + optional["bias"]  # away from z = 0, where a positive threshold bends most
+
+    def op(x, weight, bias, threshold, residual, backend):
+        chosen = {} if backend == "reference" else {"algorithm": algorithm}
+        return (phase_linear(x, weight, bias, threshold, residual, backend=backend, **chosen),)
+
+    assert_agrees_with_reference(
+        op,
+        {
+            "x": random(*lead, inner, 2),
+            "weight": random(units, inner, 2) / math.sqrt(inner),
+            **{name: tensor if name in parts else None for name, tensor in optional.items()},
+        },
+        backend=backend,
+        dtype=dtype,
+        by_dtype=("x", "weight", "residual"),
+        tolerance=product_tolerances(dtype, max(inner, units, 300), algorithm),
+        device=device,
+    )
+
+
+MATMUL_SHAPES = [
+    ((33, 19), (19, 21)),
+    ((19,), (2, 19, 5)),
+    ((3, 5, 19), (19,)),
+    ((3, 5, 7), (7, 9)),
+    ((2, 1, 5, 7), (3, 7, 9)),
+]
+MATMUL_CASES = [("direct", dtype, *shapes) for dtype in ROUNDING for shapes in MATMUL_SHAPES]
+MATMUL_CASES += [("gauss", dtype, *MATMUL_SHAPES[-1]) for dtype in ROUNDING]
+MATMUL_CASES += [
+    ("direct", torch.float32, *shapes)
+    for shapes in (
+        ((19,), (19,)),
+        ((2, 3, 1, 5, 7), (2, 1, 4, 7, 3)),
+        ((0, 5, 7), (7, 3)),
+        ((2, 5, 0), (0, 3)),
+    )
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("algorithm", "dtype", "a", "b"), MATMUL_CASES, ids=str)
+def test_phase_matmul(backend, algorithm, dtype, a, b, device):
+    generator = torch.Generator().manual_seed(len(a) + 10 * len(b))
+
+    def op(a, b, backend):
+        chosen = {} if backend == "reference" else {"algorithm": algorithm}
+        return (phase_matmul(a, b, backend=backend, **chosen),)
+
+    tensors = {name: torch.randn(*size, 2, generator=generator) for name, size in (("a", a), ("b", b))}
+    assert_agrees_with_reference(
+        op,
+        tensors,
+        backend=backend,
+        dtype=dtype,
+        by_dtype=("a", "b"),
+        tolerance=product_tolerances(dtype, 40, algorithm),
         device=device,
     )

@@ -1,0 +1,1 @@
+"""Complex matrix products, shared by phase_linear and phase_matmul."""
