@@ -20,7 +20,7 @@ from .errors import UserError, reported
 from .training.device import pick_device
 
 # A new op adds a line: the function, and float32 inputs that keep its recurrence stable.
-CHECKS: dict[str, tuple[Callable[..., tuple[Tensor, Tensor]], Callable[[], tuple[Tensor, ...]]]] = {
+CHECKS: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], Callable[[], tuple[Tensor, ...]]]] = {
     "aperiodic_scan": (
         kernels.aperiodic_scan,
         lambda: (_noise(3, 37, 40), _noise(40).tanh(), kernels.golden_phases(40), _noise(3, 40)),
@@ -33,6 +33,11 @@ CHECKS: dict[str, tuple[Callable[..., tuple[Tensor, Tensor]], Callable[[], tuple
         kernels.oscillatory_scan,
         lambda: (_noise(3, 37, 40, 2), _noise(3, 37, 40), _noise(40), -_noise(40).abs(), _noise(3, 40, 2)),
     ),
+    "phase_linear": (
+        kernels.phase_linear,
+        lambda: (_noise(3, 37, 40, 2), _noise(24, 40, 2), _noise(24, 2), _noise(24), _noise(3, 37, 24, 2)),
+    ),
+    "phase_matmul": (kernels.phase_matmul, lambda: (_noise(3, 20, 40, 2), _noise(40, 24, 2))),
     "rotation_scan": (
         kernels.rotation_scan,
         lambda: (_noise(3, 37, 40, 2), _noise(40), -_noise(40).abs(), _noise(3, 40, 2)),
@@ -132,7 +137,7 @@ def _noise(*shape: int) -> Tensor:
 
 
 def _check(
-    op: Callable[..., tuple[Tensor, Tensor]],
+    op: Callable[..., Tensor | tuple[Tensor, ...]],
     make_inputs: Callable[[], tuple[Tensor, ...]],
     device: torch.device,
 ) -> tuple[str, bool]:
@@ -153,13 +158,14 @@ def _check(
 
 
 def _values_and_gradients(
-    op: Callable[..., tuple[Tensor, Tensor]], inputs: list[Tensor], backend: str | None
+    op: Callable[..., Tensor | tuple[Tensor, ...]], inputs: list[Tensor], backend: str | None
 ) -> list[Tensor]:
     leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in inputs]
-    output, final_state = op(*leaves, backend=backend)
+    outputs = op(*leaves, backend=backend)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     differentiable = [leaf for leaf in leaves if leaf.requires_grad]
-    gradients = torch.autograd.grad(output.square().sum() + final_state.sum(), differentiable)
-    return [output.detach(), final_state.detach(), *gradients]
+    gradients = torch.autograd.grad(sum(output.square().sum() for output in outputs), differentiable)
+    return [*(output.detach() for output in outputs), *gradients]
 
 
 if __name__ == "__main__":
