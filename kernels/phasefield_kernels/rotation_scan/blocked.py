@@ -260,7 +260,7 @@ def _blocks(x: Tensor) -> list[tuple[int, int, int]]:
 def _complex(x: Tensor) -> Tensor:
     x = x.to(state_dtype(x))
     viewable = x.stride(-1) == 1 and all(s % 2 == 0 for s in x.stride()[:-1]) and x.storage_offset() % 2 == 0
-    return torch.view_as_complex(x if viewable else x.contiguous())
+    return torch.view_as_complex(x if viewable else x.clone(memory_format=torch.contiguous_format))
 
 
 def _before(h: Tensor, start: Tensor | None, begin: int, end: int) -> Tensor:
