@@ -42,6 +42,13 @@ CHECKS: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], Callable[[],
         kernels.rotation_scan,
         lambda: (_noise(3, 37, 40, 2), _noise(40), -_noise(40).abs(), _noise(3, 40, 2)),
     ),
+    "selective_scan": (
+        kernels.selective_scan,
+        lambda: (
+            *(_noise(3, 37, 40), _noise(3, 37, 40).sigmoid(), -_noise(40, 8).exp()),
+            *(_noise(3, 37, 8), _noise(3, 37, 2, 8)[:, :, 0], _noise(40), _noise(3, 37, 40)),
+        ),
+    ),
 }
 TOLERANCE = 1e-5
 """Of the largest difference, relative to the largest value: a hundred roundings of float32."""

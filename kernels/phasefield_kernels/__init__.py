@@ -12,6 +12,7 @@ from .phase_linear import phase_linear
 from .phase_matmul import phase_matmul
 from .phases import GOLDEN_ANGLE, golden_phases, phase_from_radians, radians_from_phase
 from .rotation_scan import rotation_scan, rotation_scan_step, rotation_scan_step_
+from .selective_scan import selective_scan, selective_scan_step, selective_scan_step_
 
 __all__ = [
     "GOLDEN_ANGLE",
@@ -32,5 +33,8 @@ __all__ = [
     "rotation_scan",
     "rotation_scan_step",
     "rotation_scan_step_",
+    "selective_scan",
+    "selective_scan_step",
+    "selective_scan_step_",
     "use_backend",
 ]

@@ -1,0 +1,1 @@
+"""Other packages' functions, by their own names and layouts, on these kernels."""

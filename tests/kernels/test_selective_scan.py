@@ -1,0 +1,283 @@
+"""selective_scan and mamba_ssm's functions on it, against the float64 reference and a loop of its own."""
+
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from phasefield_kernels import selective_scan, selective_scan_step, selective_scan_step_
+from phasefield_kernels.compat.mamba_ssm import selective_scan_fn, selective_state_update
+from phasefield_kernels.selective_scan import blocked
+from tests.machinery.comparison import assert_agrees_with_reference, relative_error
+
+NAMES = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")
+
+
+def draw(batch, length, width, states, groups=None, is_complex=False, plain=False, rows=None, seed=0):
+    """Arguments by name, in the op's order; ``plain`` leaves out what is optional."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    pair = (2,) if is_complex else ()
+    A = -torch.rand(width, states, generator=generator)
+    A = torch.stack([A, 3 * random(width, states)], dim=-1) if is_complex else A
+    projection = (batch, length, *(() if groups is None else (groups,)), states, *pair)
+    given = {
+        "x": random(batch, length, width),
+        "dt": torch.rand(batch, length, width, generator=generator),
+        "A": A,
+        "B": random(*projection),
+        "C": random(*projection),
+    }
+    optional = {
+        "D": random(width),
+        "z": random(batch, length, width),
+        "dt_bias": random(width),
+        "initial_state": random(rows or batch, width, states, *pair),
+    }
+    return given | (dict.fromkeys(optional) if plain else optional)
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Chunks of four steps, so that short sequences have several."""
+    monkeypatch.setattr(blocked, "_CHUNK", 1)
+
+
+FORMS = list(itertools.product((None, 1, 3), (False, True)))
+
+
+@pytest.mark.parametrize(("groups", "is_complex"), FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("packed", [False, True])
+def test_it_agrees_with_its_definition(groups, is_complex, dtype, packed, short_chunks):
+    offsets = torch.tensor([0, 7, 7, 22, 23]) if packed else None
+    tensors = draw(1 if packed else 3, 23, 9, 5, groups, is_complex, rows=4 if packed else None)
+    rounding = {torch.float32: 2**-24, torch.bfloat16: 2**-9, torch.float16: 2**-12}[dtype]
+    # 23 steps and 5 states: 5 roundings each in float32, adding like square roots; one to the output's
+    # dtype, and one of a gradient that is returned in it.
+    float32 = 5 * 2**-24 * (23 * 5) ** 0.5
+    by_dtype = ("x", "dt", "B", "C", "z")
+    assert_agrees_with_reference(
+        selective_scan,
+        tensors | {"cu_seqlens": offsets},
+        backend="torch",
+        dtype=dtype,
+        by_dtype=by_dtype,
+        tolerance={"out1": float32, "default": float32 + 2 * rounding},
+        dt_softplus=True,
+    )
+
+
+def test_gradients_are_right_in_float64(short_chunks):
+    for groups, is_complex in FORMS:
+        tensors = draw(2, 6, 3, 2, groups, is_complex)
+        inputs = [tensor.double().requires_grad_() for tensor in tensors.values()]
+
+        def function(*inputs):
+            named = dict(zip(NAMES, inputs, strict=True))
+            return selective_scan(**named, dt_softplus=True, backend="torch")
+
+        assert torch.autograd.gradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_operator_is_registered_as_torch_wants(plain):
+    tensors = draw(2, 6, 3, 2, plain=plain)
+    leaves = {name: None if t is None else t.requires_grad_() for name, t in tensors.items()}
+    order = ("x", "dt", "B", "C", "z", "A", "D", "dt_bias")
+    arguments = [leaves[name] for name in order]
+    torch.library.opcheck(
+        torch.ops.phasefield.selective_scan.default, (*arguments, True, leaves["initial_state"], None)
+    )
+    step = [None if t is None else t.detach() for t in arguments]
+    step = [t[:, :1] if t is not None and t.ndim == 3 else t for t in step]
+    torch.library.opcheck(
+        torch.ops.phasefield.selective_scan_step_.default, (*step, True, torch.randn(2, 3, 2))
+    )
+
+
+def test_it_compiles_in_one_graph_with_its_backward():
+    tensors = draw(2, 9, 4, 3)
+    x = tensors.pop("x").requires_grad_()
+
+    def function(x):
+        y, final = selective_scan(x * 2, **tensors)
+        return y.square().sum() + final.sum()
+
+    (expected,) = torch.autograd.grad(function(x), x)
+    (actual,) = torch.autograd.grad(torch.compile(function, fullgraph=True, backend="aot_eager")(x), x)
+    torch.testing.assert_close(actual, expected)
+
+
+def at(tensors, piece):
+    tokens = {name: tensors[name][:, piece] for name in ("x", "dt", "B", "C", "z")}
+    return {name: tensors[name] for name in ("A", "D", "dt_bias")} | tokens
+
+
+@pytest.mark.parametrize(("groups", "is_complex"), FORMS)
+def test_pieces_packed_sequences_and_steps_equal_the_whole(groups, is_complex, short_chunks):
+    tensors = draw(1, 23, 6, 4, groups, is_complex)
+    state = start = tensors["initial_state"]
+    whole, final = selective_scan(**tensors, dt_softplus=True)
+    begin, lengths = 0, [0, 5, 1, 17]
+    for length in lengths:
+        piece = at(tensors, slice(begin, begin + length))
+        y, state = selective_scan(**piece, dt_softplus=True, initial_state=state)
+        assert relative_error(y, whole[:, begin : begin + length]) < 1e-6
+        begin += length
+    assert relative_error(state, final) < 1e-6
+
+    offsets = torch.tensor([0, *itertools.accumulate(lengths)])
+    states = torch.randn(4, *start.shape[1:])
+    y, finals = selective_scan(**tensors | {"initial_state": states}, dt_softplus=True, cu_seqlens=offsets)
+    for s in range(4):
+        piece = slice(int(offsets[s]), int(offsets[s + 1]))
+        alone, last = selective_scan(**at(tensors, piece), dt_softplus=True, initial_state=states[s : s + 1])
+        assert relative_error(y[:, piece], alone) < 1e-6
+        assert relative_error(finals[s : s + 1], last) < 1e-6
+
+    state, in_place = start, start.clone()
+    for t in range(23):
+        token = at(tensors, t)
+        y, state = selective_scan_step(**token, dt_softplus=True, state=state)
+        torch.testing.assert_close(y, whole[:, t])
+        torch.testing.assert_close(
+            selective_scan_step_(**token, dt_softplus=True, state=in_place), whole[:, t]
+        )
+    torch.testing.assert_close(in_place, final)
+
+
+def test_three_hundred_thousand_steps_equal_their_chunks():
+    tensors = draw(1, 300_000, 2, 2)
+    whole, final = selective_scan(**tensors, dt_softplus=True)
+    assert whole.isfinite().all()
+    state = tensors["initial_state"]
+    for begin in range(0, 300_000, 70_000):
+        piece = slice(begin, begin + 70_000)
+        y, state = selective_scan(**at(tensors, piece), dt_softplus=True, initial_state=state)
+        torch.testing.assert_close(y, whole[:, piece], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state, final, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 3, 2), (0, 4, 3, 2), (2, 3, 0, 2), (2, 3, 4, 0)])
+def test_empty_inputs_give_empty_outputs(shape):
+    tensors = {name: tensor.requires_grad_() for name, tensor in draw(*shape).items()}
+    y, final = selective_scan(**tensors)
+    assert y.shape == tensors["x"].shape
+    if shape[1] == 0:
+        assert torch.equal(final, tensors["initial_state"])
+    (y.sum() + final.sum()).backward()
+    assert all(tensor.grad.shape == tensor.shape for tensor in tensors.values())
+
+
+def test_strides_do_not_matter():
+    tensors = draw(3, 9, 6, 4, groups=2)
+    expected, _ = selective_scan(**tensors)
+    views = {
+        name: t.movedim(0, -1).contiguous().movedim(-1, 0) if t.ndim > 2 else t for name, t in tensors.items()
+    }
+    torch.testing.assert_close(selective_scan(**views)[0], expected)
+    repeated = {name: t[:1].expand_as(t) if t.ndim > 2 else t for name, t in tensors.items()}
+    torch.testing.assert_close(
+        selective_scan(**repeated | {"initial_state": tensors["initial_state"]})[0][0], expected[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(dt=torch.zeros(2, 4)), r"dt has shape \[2, 4\]; allowed is \[2, 4, 6\]"),
+        (dict(C=torch.zeros(2, 4, 2, 5)), r"C has shape .*; allowed is B's, \[2, 4, 5\]"),
+        (dict(B=torch.zeros(2, 4, 4, 5), C=torch.zeros(2, 4, 4, 5)), "B has 4 groups; .* divides D = 6"),
+        (dict(A=torch.zeros(6)), r"A has shape \[6\]"),
+        (dict(backend="triton"), "selective_scan has no fused kernels yet"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        selective_scan(**draw(2, 4, 6, 5) | change)
+
+
+def mamba_loop(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
+    """Mamba's scan as its paper has it, [B, D, L], one step after the other."""
+    delta = delta if delta_bias is None else delta + delta_bias[:, None]
+    delta = F.softplus(delta) if delta_softplus else delta
+    width, length = u.shape[1:]
+
+    def vector(projection, t):
+        if projection.ndim == 2:
+            return projection.unsqueeze(0)
+        if A.is_complex():
+            projection = torch.view_as_complex(projection.unflatten(-1, (length, 2)).contiguous())
+        if projection.ndim == 3:
+            return projection[:, :, t].unsqueeze(1)
+        return projection[..., t].repeat_interleave(width // projection.shape[1], dim=1)
+
+    h, outputs = 0, []
+    for t in range(length):
+        delta_t = delta[:, :, t, None]
+        h = torch.exp(delta_t * A) * h + delta_t * vector(B, t) * u[:, :, t, None]
+        y = (h * vector(C, t)).sum(-1)
+        outputs.append(2 * y.real if A.is_complex() else y)
+    y = torch.stack(outputs, dim=-1)
+    y = y if D is None else y + D[:, None] * u
+    return (y if z is None else y * F.silu(z)), h
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("kind", ["constant", "token", "grouped"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_mamba_ssms_function_is_mambas_scan(is_complex, kind, plain):
+    torch.manual_seed(0)
+    batch, width, length, states = 2, 6, 11, 4
+    number = torch.complex128 if is_complex else torch.float64
+    A = -torch.rand(width, states, dtype=torch.float64)
+    A = torch.complex(A, torch.randn_like(A)) if is_complex else A
+    if kind == "constant":
+        B, C = torch.randn(2, width, states, dtype=number).unbind(0)
+    else:
+        groups = (3,) if kind == "grouped" else ()
+        size = (batch, *groups, states, length * (2 if is_complex else 1))
+        B, C = torch.randn(2, *size, dtype=torch.float64).unbind(0)
+    u, z = torch.randn(2, batch, width, length, dtype=torch.float64).unbind(0)
+    delta = torch.rand(batch, width, length, dtype=torch.float64)
+    rest = {}
+    if not plain:
+        D, bias = torch.randn(2, width, dtype=torch.float64).unbind(0)
+        rest = dict(D=D, z=z, delta_bias=bias, delta_softplus=True)
+    arguments = [t.clone().requires_grad_() for t in (u, delta, A, B, C)]
+    expected, last = mamba_loop(*arguments, **rest)
+    actual, state = selective_scan_fn(*arguments, **rest, return_last_state=True)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(state, last)
+    assert torch.equal(selective_scan_fn(*arguments, **rest), actual)
+    cotangent = torch.randn_like(expected)
+    for mine, theirs in zip(
+        torch.autograd.grad(actual, arguments, cotangent),
+        torch.autograd.grad(expected, arguments, cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("heads", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_mamba_ssms_update_moves_the_state_by_one_token(heads, dtype):
+    torch.manual_seed(0)
+    lanes = (3, 4) if heads else (6,)
+    state = torch.randn(2, *lanes, 5).to(dtype)
+    x, z = torch.randn(2, 2, *lanes).unbind(0)
+    dt, A = torch.rand(2, *lanes), -torch.rand(*lanes, 5)
+    B, C = torch.randn(2, 2, 3, 5).unbind(0)
+    D, bias = torch.randn(2, *lanes).unbind(0)
+    delta = F.softplus(dt + bias).unsqueeze(-1)
+    wide_B, wide_C = (t.repeat_interleave(12 // 3 if heads else 2, dim=1).view(2, *lanes, 5) for t in (B, C))
+    expected = torch.exp(delta * A) * state.float() + delta * x.unsqueeze(-1) * wide_B
+    y = ((expected * wide_C).sum(-1) + D * x) * F.silu(z)
+    actual = selective_state_update(state, x, dt, A, B, C, D, z, bias, dt_softplus=True)
+    torch.testing.assert_close(actual, y)
+    torch.testing.assert_close(state, expected.to(dtype))
