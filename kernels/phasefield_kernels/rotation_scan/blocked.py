@@ -11,6 +11,8 @@ the carried state is float64: an undamped rotation is rounded at most 8 times in
 the sequence. A plain float32 loop is off by 1e-3 rad after 2·10^5 steps.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -46,7 +48,8 @@ def forward(
             inputs = _complex(x[:, begin:end])
             if gate is not None:
                 inputs = inputs * _opened(gate[:, begin:end], factors.real)
-            _advance(h, inputs, torch.view_as_complex(state), factors, begin, end, chunk)
+            along = factors.along(begin, end, chunk)
+            _advance(h[:, begin:end], inputs, torch.view_as_complex(state), along)
         return ()
 
     if cu_seqlens is None:
@@ -79,9 +82,9 @@ def backward(
       dx_t = g G_t,     dγ_t = g (1 − g) Re(conj(G_t) x_t) − g Re w_t
     """
     grad_x = torch.empty(h.shape, dtype=h.dtype, device=h.device)
-    grad_angle = _zero_gradient(angle, h) if needs_parameters else None
-    grad_decay = _zero_gradient(log_decay, h) if needs_parameters and log_decay is not None else None
-    grad_gate = _zero_gradient(gate, h) if needs_parameters and gate is not None else None
+    grad_angle = _gradient(angle, h) if needs_parameters else None
+    grad_decay = _gradient(log_decay, h) if needs_parameters and log_decay is not None else None
+    grad_gate = _gradient(gate, h) if needs_parameters and gate is not None else None
     grad_initial = torch.empty(grad_final.shape, dtype=torch.float64, device=h.device).copy_(grad_final)
 
     def one(
@@ -106,26 +109,27 @@ def backward(
             if end == h.shape[1]:
                 g = g.clone()
                 g[:, -1] += torch.view_as_complex(grad_state)
-            G = _advance(grad_x, g, state, factors, begin, end, chunk, reverse=True)
+            along = factors.along_backward(begin, end, chunk)
+            G = _advance(grad_x[:, begin:end], g, state, along, reverse=True)
             if needs_parameters:
                 w = G.conj_physical() * _before(h, start, begin, end)
                 if factors.constant:
                     summed += w.sum((0, 1))
                 else:
-                    w *= factors.tokens(begin, end)[0]
-                    _add(grad_angle, begin, end, -w.imag)
-                    _add(grad_decay, begin, end, w.real)
+                    w *= along.own
+                    _give(grad_angle, begin, end, -w.imag)
+                    _give(grad_decay, begin, end, w.real)
             if gate is not None:
                 opened = _opened(gate[:, begin:end], factors.real)
                 if needs_parameters:
                     along_x = (G.conj_physical() * _complex(x[:, begin:end])).real
                     closed = _opened(-gate[:, begin:end], factors.real)
-                    _add(grad_gate, begin, end, opened * (closed * along_x - w.real))
+                    _give(grad_gate, begin, end, opened * (closed * along_x - w.real))
                 grad_x[:, begin:end] = torch.view_as_real(G * opened)
         if factors.constant and needs_parameters:
             w = summed * factors.powers[1]
-            _add(grad_angle, 0, 0, -w.imag.unsqueeze(0))
-            _add(grad_decay, 0, 0, w.real.unsqueeze(0))
+            _give(grad_angle, 0, 0, -w.imag.unsqueeze(0))
+            _give(grad_decay, 0, 0, w.real.unsqueeze(0))
         if h.shape[1] > 0:
             first = factors.powers[1] if factors.constant else factors.tokens(0, 1)[0][:, 0]
             torch.view_as_complex(grad_state).copy_(state * first.conj_physical())
@@ -164,33 +168,35 @@ class _Factors:
             decay = 0.0 if log_decay is None else counts * log_decay.double()
             self.powers = self.turns * torch.as_tensor(decay, device=angle.device).exp()
 
-    def along(self, begin: int, end: int, chunk: int, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """``(factor of each step, product up to each step, product of the chunk)``.
-
-        The first two broadcast to ``[B, chunks, chunk, D]``, the third, complex128, to ``[B, chunks, D]``.
-        In reverse the factor of step t is ``conj(a_{t+1})`` and products run from the chunk's last step.
-        """
+    def along(self, begin: int, end: int, chunk: int) -> "_Along":
+        """For the scan of steps begin … end − 1."""
         if self.constant:
             powers = self.powers[1 : chunk + 1]
-            if reverse:
-                powers = powers.conj_physical()
             a = powers[0].to(self.complex).expand(chunk, -1)
-            return a, (powers.flip(0) if reverse else powers).to(self.complex), powers[-1]
-        if not reverse:
-            a, decay = self.tokens(begin, end)
-        else:
-            a, decay = self.tokens(begin + 1, end + 1)
-            a = a.conj_physical()
+            return _Along(a, powers.to(self.complex), powers[-1], a)
+        a, decay = self.tokens(begin, end)
+        return self._products(a, a, decay, chunk, reverse=False)
+
+    def along_backward(self, begin: int, end: int, chunk: int) -> "_Along":
+        """For the adjoint's, where the factor of step t is ``conj(a_{t+1})``."""
+        if self.constant:
+            powers = self.powers[1 : chunk + 1].conj_physical()
+            a = powers[0].to(self.complex).expand(chunk, -1)
+            return _Along(a, powers.flip(0).to(self.complex), powers[-1], a)
+        a, decay = self.tokens(begin, end + 1)
+        return self._products(a[:, :-1], a[:, 1:].conj_physical(), decay[:, 1:], chunk, reverse=True)
+
+    def _products(self, own: Tensor, a: Tensor, decay: Tensor, chunk: int, *, reverse: bool) -> "_Along":
         a, decay = a.unflatten(1, (-1, chunk)), decay.unflatten(1, (-1, chunk))
         last = 0 if reverse else -1
         if not self.turning:
             products = _running_product(a, reverse)
-            return a, products, products[:, :, last].to(torch.complex128)
+            return _Along(a, products, products[:, :, last].to(torch.complex128), own)
         turns = self.turns[1 : chunk + 1]
         if reverse:
             turns = turns.conj_physical().flip(0)
         decays = _running_product(decay, reverse)
-        return a, decays * turns.to(self.complex), decays[:, :, last] * turns[last]
+        return _Along(a, decays * turns.to(self.complex), decays[:, :, last] * turns[last], own)
 
     def tokens(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """``(a_t, |a_t|)`` of steps begin … end − 1, ``[B or 1, steps, D]``; 1 past the sequence's end."""
@@ -209,28 +215,34 @@ class _Factors:
             decay = _padded(self.log_decay, begin, end).to(self.real).exp()
         if self.gate is not None:
             decay = decay * _opened(-_padded(self.gate, begin, end), self.real)
-        return torch.view_as_complex(torch.stack([decay * cos, decay * sin], dim=-1)), decay
+        return torch.complex(decay * cos, decay * sin), decay
 
 
-def _advance(
-    out: Tensor,
-    x: Tensor,
-    state: Tensor,
-    factors: _Factors,
-    begin: int,
-    end: int,
-    chunk: int,
-    reverse: bool = False,
-) -> Tensor:
-    # Scan one block of complex x from `state` (complex128, which moves on) into out[:, begin:end];
-    # returns the values, [B, steps, D] complex.
-    a, products, total = factors.along(begin, end, chunk, reverse)
-    direct = out.dtype == factors.real
-    target = (
-        torch.view_as_complex(out[:, begin:end]) if direct else torch.empty_like(x, dtype=factors.complex)
-    )
+class _Along(NamedTuple):
+    """What one block of chunks is scanned by.
+
+    Attributes:
+        factors: of each step, broadcasting to ``[B, chunks, chunk, D]``.
+        products: of the factors from the chunk's first step (in reverse its last) to each step, likewise.
+        total: of the whole chunk, complex128, broadcasting to ``[B, chunks, D]``.
+        own: a_t of the steps themselves, broadcasting to ``[B, steps, D]`` where they are not constant.
+    """
+
+    factors: Tensor
+    products: Tensor
+    total: Tensor
+    own: Tensor
+
+
+def _advance(out: Tensor, x: Tensor, state: Tensor, along: _Along, reverse: bool = False) -> Tensor:
+    # Scan one block of complex x, [B, steps, D], from `state` (complex128, which moves on) into out; returns
+    # the values as complex numbers.
+    _, products, total, _ = along
+    a, chunk = along.factors.unbind(-2), along.factors.shape[-2]
+    direct = out.dtype == x.real.dtype
+    target = torch.view_as_complex(out) if direct else torch.empty_like(x)
     by_chunk = target.unflatten(1, (-1, chunk))
-    values, inputs, a = by_chunk.unbind(2), x.unflatten(1, (-1, chunk)).unbind(2), a.unbind(-2)
+    values, inputs = by_chunk.unbind(2), x.unflatten(1, (-1, chunk)).unbind(2)
     steps = range(chunk)[::-1] if reverse else range(chunk)
     previous = values[steps[0]].copy_(inputs[steps[0]])
     for c in steps[1:]:
@@ -243,7 +255,7 @@ def _advance(
         state.mul_(total[:, k]).add_(previous[:, k])
     by_chunk.addcmul_(products, carries.unsqueeze(2))
     if not direct:
-        out[:, begin:end] = torch.view_as_real(target)
+        out.copy_(torch.view_as_real(target))
     return target
 
 
@@ -291,17 +303,18 @@ def _opened(gate: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.sigmoid(gate.to(dtype))
 
 
-def _zero_gradient(parameter: Tensor, h: Tensor) -> Tensor:
-    # Sums over time are collected in the state's dtype, gradients by token are written in their own.
-    dtype = gradient_dtype(parameter, h) if parameter.ndim == 3 else state_dtype(h)
-    return torch.zeros(parameter.shape, dtype=dtype, device=h.device)
+def _gradient(parameter: Tensor, h: Tensor) -> Tensor:
+    # Sums over time are collected in the state's dtype, gradients by token are written once in their own.
+    if parameter.ndim == 3:
+        return torch.empty(parameter.shape, dtype=gradient_dtype(parameter, h), device=h.device)
+    return torch.zeros(parameter.shape, dtype=state_dtype(h), device=h.device)
 
 
-def _add(grad: Tensor | None, begin: int, end: int, part: Tensor) -> None:
+def _give(grad: Tensor | None, begin: int, end: int, part: Tensor) -> None:
     if grad is None:
         return
     if grad.ndim == 3:
-        grad[:, begin:end] += part
+        grad[:, begin:end] = part
     else:
         grad += part.flatten(0, -2).sum(0)
 
