@@ -60,7 +60,7 @@ def train(flags: RunFlags, console: Console | None = None) -> Outcome:
     )
 
     stopped_by = None
-    with Interrupt() as interrupt, progress:
+    with session, Interrupt() as interrupt, progress:
         while state.step < run.steps:
             state.step = step = state.step + 1
             optimizer.param_groups[0]["lr"] = learning_rate(run, step)
@@ -95,7 +95,6 @@ def train(flags: RunFlags, console: Console | None = None) -> Outcome:
                 break
     if accelerator.is_main_process:
         _conclude(session, progress, stopped_by)
-    accelerator.end_training()
     return Outcome(state.step, stopped_by, state.validations[-1] if state.validations else None)
 
 

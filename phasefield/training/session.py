@@ -1,5 +1,6 @@
 """Everything a training loop works with, made from the flags: fresh, or from the checkpoint to resume."""
 
+import gc
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,6 +80,20 @@ class Session:
         if self.accelerator.is_main_process:
             self.folder.save(self.state.step, self.state.best_step, lambda folder: self._write(folder, local))
         self.accelerator.wait_for_everyone()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End trackers and the process group.
+
+        The wrapped loss goes before the group: as the group's last owner it would join, holding Python's
+        lock, a thread of the group's that may wait for that lock.
+        """
+        del self.loss
+        self.accelerator.free_memory()
+        gc.collect()
+        self.accelerator.end_training()
 
     def log(self, values: dict[str, float]) -> None:
         """Send scalars of this step to the tracker."""
