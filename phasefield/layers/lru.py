@@ -11,7 +11,7 @@ class AperiodicLRU(nn.Module):
     """A residual block around a linear recurrence whose units turn by multiples of the golden angle.
 
         ``z_t = r ⊙ e^{iθ} z_{t-1} + √(1 − r²) ⊙ B norm(x_t)``        complex ``[state_dim]``, the scan
-        ``y_t = GELU(Re(C z_t) + D ⊙ norm(x_t))``,    ``out_t = x_t + y_t ⊙ σ(V y_t)``
+        ``y_t = GELU(Re(C z_t) + D ⊙ norm(x_t))``,    ``out_t = x_t + V y_t ⊙ σ(U y_t)``
 
     with ``θ_j = j · golden angle / phase_scaling^layer``, fixed, and ``r = exp(−exp(ν))`` learnt, which
     keeps every ``r`` under 1. All that is nonlinear stands outside the time loop. Phases are 64-bit
@@ -66,7 +66,7 @@ class AperiodicLRU(nn.Module):
         self.log_rate = nn.Parameter(torch.log(-0.5 * torch.log(squares)))
         self.output = nn.Linear(2 * state_dim, dim, bias=False)
         self.skip = nn.Parameter(torch.randn(dim))
-        self.gate = nn.Linear(dim, dim)
+        self.gate = nn.Linear(dim, 2 * dim)
         self.dropout = dropout
         self.register_buffer("phases", golden_phases(state_dim, phase_scaling**layer), persistent=False)
 
@@ -108,7 +108,7 @@ class AperiodicLRU(nn.Module):
 
     def _mix(self, x: Tensor, normed: Tensor, z: Tensor) -> Tensor:
         y = self._drop(F.gelu(self.output(z.flatten(-2)) + self.skip * normed))
-        return x + self._drop(y * torch.sigmoid(self.gate(y)))
+        return x + self._drop(F.glu(self.gate(y)))
 
     def _drop(self, y: Tensor) -> Tensor:
         if not self.training or self.dropout == 0:

@@ -1,13 +1,13 @@
 """One checkpoint: a folder of plain files (JSON and safetensors, never pickle), sealed by a manifest.
 
-=====================  ==============================================================
-``config.json``        the model's name and config, and the version that wrote it
-``model.safetensors``  the weights
-``tokenizer.json`` …   the tokenizer, in Hugging Face's format
-``trainer.json``       where the run stands and its flags
-``trainer.safetensors``  optimizer, random states, carried state, history
-``manifest.json``      the SHA-256 of each of them
-=====================  ==============================================================
+=======================  ================================================================
+``config.json``          the model's name and config, and the version that wrote it
+``model.safetensors``    the weights, averaged over the last steps
+``tokenizer.json`` …     the tokenizer, in Hugging Face's format
+``trainer.json``         where the run stands and its flags
+``trainer.safetensors``  weights as trained, optimizer, random states, carried state, history
+``manifest.json``        the SHA-256 of each of them
+=======================  ================================================================
 """
 
 import json

@@ -47,6 +47,8 @@ class TrainConfig:
     """steps over which the learning rate rises linearly from 0"""
     cosine: bool = False
     """let the learning rate fall to 0 along half a cosine, from the end of the warm-up to the last step"""
+    average_decay: float = 0.99
+    """of the moving average of the weights that is validated and saved; 0 = the weights themselves"""
     gradient_accumulation: int = 1
     """batches whose gradients are averaged in one step"""
     resume: bool = False
@@ -64,6 +66,7 @@ class TrainConfig:
         self._require("seed", self.seed < 2**63, "below 2^63")
         self._require("lr", 0 < self.lr < math.inf, "above 0 and finite")
         self._require("grad_clip", 0 <= self.grad_clip < math.inf, "at least 0 (0 = off) and finite")
+        self._require("average_decay", 0 <= self.average_decay < 1, "at least 0 (0 = off) and below 1")
         self._require("warmup_steps", self.warmup_steps <= self.steps, f"at most --steps ({self.steps})")
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:

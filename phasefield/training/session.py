@@ -17,6 +17,7 @@ from phasefield_kernels.backend import resolve
 from ..data import CharTokenizer, ContiguousStreams, Corpus, RandomWindows, load_corpus
 from ..errors import UsageError, UserError, reported
 from ..models import ModelLoss
+from .average import WeightAverage
 from .checkpoint import load_model, read_json, write_model
 from .config import TrainConfig
 from .device import describe_device, pick_device
@@ -45,6 +46,7 @@ class Session:
         flags: of the run.
         accelerator: device, precision, processes, trackers.
         model: the bare model.
+        average: the average of its weights: what is validated and saved for use.
         loss: ``loss(tokens, targets, carried)`` → ModelLoss, prepared by accelerate, perhaps compiled.
         optimizer: Adam over the model's parameters.
         corpus_name: of the text.
@@ -59,6 +61,7 @@ class Session:
     flags: RunFlags
     accelerator: Accelerator
     model: nn.Module
+    average: WeightAverage
     loss: nn.Module
     optimizer: torch.optim.Optimizer
     corpus_name: str
@@ -72,7 +75,7 @@ class Session:
     def evaluate(self) -> Evaluation:
         """One pass over the validation split, in float32, shared among the processes."""
         run = self.flags.run
-        return evaluate(self.model, self.validation, run.batch_size, run.seq_len, self.accelerator)
+        return evaluate(self.average.model, self.validation, run.batch_size, run.seq_len, self.accelerator)
 
     def save(self) -> None:
         """Save a checkpoint of this step and point to it; every process must call it."""
@@ -106,7 +109,7 @@ class Session:
             ) from error
 
     def _write(self, folder: Path, local: dict[str, Tensor]) -> None:
-        write_model(folder, self.flags.model, self.model, self.tokenizer)
+        write_model(folder, self.flags.model, self.average.model, self.tokenizer)
         started_with = self.flags.as_json() | self.started_on
         write_state(folder, self.state, local, self.model, self.optimizer, started_with)
 
@@ -139,15 +142,16 @@ def open_session(flags: RunFlags, console: Console) -> Session:
     else:
         _check_same_start(checkpoint, started_on)
         model, tokenizer = load_model(checkpoint)
-        model.train()
     with reported(ValueError):
         batches = _training_batches(run, tokenizer.encode(corpus.train), accelerator)
         validation = validation_ids(corpus, tokenizer).to(accelerator.device)
         backend = resolve(None, torch.empty(0, device=accelerator.device))
     if accelerator.is_main_process:
         weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-        folder.check_writable(3 * weight_bytes)  # the weights and Adam's two moments
+        folder.check_writable(4 * weight_bytes)  # the weights, their average and Adam's two moments
+    model.train()
     loss = accelerator.prepare(torch.compile(_Loss(model)) if run.compile else _Loss(model))
+    average = WeightAverage(model, run.average_decay)
     # Fused is the fastest on a CPU too: a third of the time of the loop or foreach.
     optimizer = torch.optim.Adam(model.parameters(), lr=run.lr, fused=True)
     state = RunState(running_loss=torch.zeros((), device=accelerator.device))
@@ -169,6 +173,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
         flags=flags,
         accelerator=accelerator,
         model=model,
+        average=average,
         loss=loss,
         optimizer=optimizer,
         corpus_name=corpus.name,

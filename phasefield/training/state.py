@@ -88,7 +88,7 @@ def write_state(
         folder: the checkpoint's.
         state: of the run.
         local: what :func:`local_tensors` gave.
-        model: names the parameters.
+        model: with the weights that training goes on from.
         optimizer: over exactly the model's parameters.
         flags: of the run, and what it was started on; JSON types.
     """
@@ -106,7 +106,8 @@ def write_state(
         for key, value in optimizer.state[parameter].items()
     }
     losses = torch.tensor(state.losses, dtype=torch.float64).reshape(-1, 2)
-    write_tensors(folder / "trainer.safetensors", {**moments, **local, "losses": losses})
+    weights = {f"weights.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    write_tensors(folder / "trainer.safetensors", {**weights, **moments, **local, "losses": losses})
 
 
 def read_state(
@@ -117,12 +118,12 @@ def read_state(
     accelerator: Accelerator,
     carried_form: Any,
 ) -> None:
-    """Put what :func:`write_state` wrote into a fresh state and optimizer, and the random generators.
+    """Put what :func:`write_state` wrote into a fresh state, model and optimizer, and the random generators.
 
     Args:
         folder: the checkpoint's.
         state: filled.
-        model: names the parameters.
+        model: filled.
         optimizer: filled; its hyperparameters stay.
         accelerator: says which process this is.
         carried_form: a state of the model; only its type counts.
@@ -136,6 +137,9 @@ def read_state(
         state.step, state.validations = saved["step"], saved["validations"]
         state.best_step, state.best_total = saved["best_step"], saved["best_total"]
         state.losses = [(int(step), loss) for step, loss in tensors.pop("losses").tolist()]
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors.pop(f"weights.{name}"))
         moments = {
             index: {key: tensors.pop(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             for index, (name, _) in enumerate(model.named_parameters())
@@ -145,5 +149,5 @@ def read_state(
         rank = accelerator.process_index
         # Cloned, because set_rng_state reads a view from the start of its storage: another process's row.
         _restore_local(state, {name: rows[rank].clone() for name, rows in tensors.items()}, carried_form)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"the trainer's state in {folder} does not fit this run: {error!r}") from error

@@ -66,7 +66,8 @@ def test_the_lru_block_is_its_formula():
     read = layer.output(torch.view_as_real(torch.stack(outputs, 1)).flatten(-2))
     y = nn.functional.gelu(read + layer.skip * normed)
     out, state = layer(x)
-    torch.testing.assert_close(out, x + y * layer.gate(y).sigmoid())
+    values, gates = layer.gate(y).chunk(2, -1)
+    torch.testing.assert_close(out, x + values * gates.sigmoid())
     torch.testing.assert_close(state, torch.view_as_real(z))
 
 
@@ -76,7 +77,7 @@ def test_dropout_drops_whole_channels_of_a_sequence_in_training_alone():
     x = torch.randn(3, 9, 40)
     change = layer(x)[0] - x
     dropped = (change == 0).all(1)
-    assert 0.5 < dropped.float().mean() < 0.95  # half of the channels, and half of the others
+    assert 0.3 < dropped.float().mean() < 0.7  # half of 120, four standard deviations to either side
     dropped_at_all_steps = dropped.unsqueeze(1).expand_as(change)
     assert (change[~dropped_at_all_steps] != 0).float().mean() > 0.99  # a change may be under x's rounding
     assert (layer.eval()(x)[0] != x).float().mean() > 0.99
