@@ -22,7 +22,7 @@ BACKENDS = ("torch", "triton")
 ROUNDING = {torch.float32: 2**-24, torch.bfloat16: 2**-9, torch.float16: 2**-12}
 # (batch, time, width): more lanes than a block and a time that no block of steps divides; one step; and a
 # single sequence that the fused kernels cut into chunks (see `cut_in_time`).
-CASES = [(dtype, (3, 37, 33)) for dtype in ROUNDING]
+CASES = [(torch.float32, (2, 37, 33)), (torch.bfloat16, (2, 37, 33)), (torch.float16, (1, 37, 33))]
 CASES += [(torch.float32, (2, 1, 5)), (torch.float32, (1, 53, 3)), (torch.bfloat16, (1, 53, 3))]
 
 

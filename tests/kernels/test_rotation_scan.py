@@ -231,7 +231,7 @@ class TestPhaseOverAMillionSteps:
     def test_in_the_fused_kernel(self, device):
         # In the interpreter a million steps take an hour: there the kernel shows it on fewer.
         angle = self.angles().to(device)
-        x = torch.zeros(1, 2_000 if device == "cpu" else self.STEPS, self.WIDTH, 2, device=device)
+        x = torch.zeros(1, 1_000 if device == "cpu" else self.STEPS, self.WIDTH, 2, device=device)
         x[:, 0, :, 0] = 1
         h, final = rotation_scan(x, angle, backend="triton")
         steps = torch.arange(x.shape[1])
