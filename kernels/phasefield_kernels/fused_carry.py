@@ -59,6 +59,7 @@ def carry(
     *,
     reverse: bool = False,
     bound: float = float("inf"),
+    before: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``s_{k+1} = product_k · s_k + local_k`` over the chunks k of each sequence.
 
@@ -67,12 +68,13 @@ def carry(
         start: ``[B, D(, 2)]`` float32, zeros if None.
         reverse: from the last chunk to the first.
         bound: real states are clamped to ``[-bound, bound]``.
+        before: contiguous memory, like product, for the result of that name.
 
     Returns:
         ``(before, last)``: the state that enters each chunk, and the one that leaves the last.
     """
     batch, chunks, width = product.shape[:3]
-    before = torch.empty_like(product)
+    before = torch.empty_like(product) if before is None else before
     last = torch.empty_like(product[:, 0])
     grid = (batch, triton.cdiv(width, _BLOCK))
     _carry_kernel[grid](

@@ -34,6 +34,21 @@ def sigmoids(x):
 
 
 @triton.jit
+def softplus(x):
+    """(log(1 + e^x), its derivative σ(x)) in float32, each with a relative error under 4e-7."""
+    e = tl.exp(-tl.abs(x))
+    # log(1 + e) = 2 artanh(s), s = e / (2 + e) ≤ 1/3, as s·P(s²): the plain logarithm loses a small e.
+    s = e / (2.0 + e)
+    z = s * s
+    p = 0.28161454 * z + 0.27964345
+    p = p * z + 0.4002465
+    p = p * z + 0.66666323
+    p = p * z + 2.0
+    large = 1.0 / (1.0 + e)
+    return tl.maximum(x, 0.0) + s * p, tl.where(x >= 0, large, e * large)
+
+
+@triton.jit
 def _sincos_quadrant(r, quadrant):
     # sin and cos on [-π/4, π/4] (polynomial errors 1.3e-8 and 1.1e-9), then the quadrant's swap and signs.
     z = r * r

@@ -58,10 +58,10 @@ def pointers(kernel: triton.JITFunction, **tensors: Tensor | None) -> dict[str, 
 
 
 @triton.jit
-def row_bounds(offsets_ptr, length, chunks, chunk_length):
+def row_bounds(offsets_ptr, length, chunks, chunk_length, first_row=0):
     """(row, its sequence, that one's place in memory and first step, the row's first step and end), int64."""
     # Divided in 32 bits: a division in 64 is a function call, around which registers spill.
-    row = tl.program_id(0)
+    row = tl.program_id(0) + first_row
     chunk = (row % chunks).to(tl.int64)
     sequence = (row // chunks).to(tl.int64)
     row = row.to(tl.int64)

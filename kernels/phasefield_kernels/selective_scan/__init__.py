@@ -31,9 +31,9 @@ def selective_scan(
     with ``Δ_t = dt_t + dt_bias``, through a softplus if ``dt_softplus``; ``h_{-1}`` is the initial state, or
     0. For complex A, B and C, which are not conjugated, ``2 Re(C_t h_t)`` stands for ``C_t h_t``.
 
-    States are float32 whatever x is. Memory: states at the starts of chunks of 4 to 64 steps are kept for the
-    backward, and those of one chunk at a time exist; there is no ``[B, T, D, N]`` tensor. There are no fused
-    kernels yet: on a GPU the torch form runs.
+    States are float32 whatever x is. Only some are kept for the backward, which computes the others again a
+    few at a time: there is no ``[B, T, D, N]`` tensor. The fused kernels keep one in 256 steps, the torch form
+    one in 4 to 64. Tensors are read through their strides: ``[B, D, T]`` transposed is not copied.
 
     Args:
         x: ``[B, T, D]``; float32, bfloat16, float16 or float64. Any strides.
@@ -48,7 +48,7 @@ def selective_scan(
         dt_softplus: see above.
         initial_state: ``[B, D, N]`` (``[S, D, N]`` if packed; complex with a last axis of 2), zeros if None.
         cu_seqlens: ``[S + 1]`` int32 or int64 offsets of S sequences packed into B = 1.
-        backend: ``"torch"``, ``"reference"`` or ``"auto"``, which is torch.
+        backend: see :mod:`phasefield_kernels.backend`.
 
     Returns:
         ``(y, final_state)``: y ``[B, T, D]`` in x's dtype, final_state like initial_state in float32 (float64
@@ -64,10 +64,11 @@ def selective_scan(
     if initial_state is not None:
         rows = x.shape[0] if sequences is None else sequences
         checks.parameter("initial_state", initial_state, x, (rows, *A.shape))
-    if _runs_on(backend, x) == "reference":
+    name = resolve(backend, x)
+    if name == "reference":
         checks.offsets_in_order(cu_seqlens, x.shape[1])
         return reference.selective_scan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, cu_seqlens)
-    y, final_state, _ = _scan(x, dt, B, C, z, A, D, dt_bias, dt_softplus, initial_state, cu_seqlens)
+    y, final_state, _ = _scan(x, dt, B, C, z, A, D, dt_bias, dt_softplus, initial_state, cu_seqlens, name)
     return y, final_state
 
 
@@ -124,17 +125,9 @@ def selective_scan_step_(
     _check(x, dt, A, B, C, D, z, dt_bias)
     checks.parameter("state", state, x, (x.shape[0], *A.shape))
     checks.state_in_place(state, x)
-    _runs_on(backend, x)
     return torch.ops.phasefield.selective_scan_step_(
-        x, dt, B, C, z, A, D, dt_bias, dt_softplus, state
+        x, dt, B, C, z, A, D, dt_bias, dt_softplus, state, resolve(backend, x)
     ).squeeze(1)
-
-
-def _runs_on(backend: str | None, x: Tensor) -> str:
-    if backend == "triton":
-        raise ValueError("backend is 'triton', but selective_scan has no fused kernels yet; use 'torch'.")
-    name = resolve(backend, x)
-    return "torch" if name == "triton" else name
 
 
 def _check(
@@ -179,10 +172,15 @@ def _scan(
     dt_softplus: bool,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     checks.offsets_in_order(cu_seqlens, x.shape[1])
     inputs = Inputs(x, dt, B, C, z, A, D, dt_bias, dt_softplus)
-    return blocked.forward(inputs, initial_state, cu_seqlens)
+    if backend == "triton":
+        from . import fused as form
+    else:
+        form = blocked
+    return form.forward(inputs, initial_state, cu_seqlens)
 
 
 @_scan.register_fake
@@ -198,22 +196,26 @@ def _(
     dt_softplus: bool,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = checks.state_dtype(x)
-    if cu_seqlens is None:
-        rows = x.shape[0]
-        saved = blocked.saved_numel(x.shape, A.shape)
+    rows = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    if backend == "triton":
+        from .fused import kept_states
+
+        kept = sum(kept_states(x.shape, cu_seqlens is not None)) * A.numel()
+    elif cu_seqlens is None:
+        kept = blocked.saved_numel(x.shape, A.shape)
     else:
-        rows = cu_seqlens.shape[0] - 1
-        saved = torch.library.get_ctx().new_dynamic_size()
-    return x.new_empty(x.shape), x.new_empty(rows, *A.shape, dtype=dtype), x.new_empty(saved, dtype=dtype)
+        kept = torch.library.get_ctx().new_dynamic_size()
+    dtype = checks.state_dtype(x)
+    return x.new_empty(x.shape), x.new_empty(rows, *A.shape, dtype=dtype), x.new_empty(kept, dtype=dtype)
 
 
 @torch.library.custom_op("phasefield::selective_scan_backward", mutates_args=())
 def _scan_backward(
     grad_y: Tensor,
     grad_final: Tensor,
-    starts: Tensor,
+    kept: Tensor,
     x: Tensor,
     dt: Tensor,
     B: Tensor,
@@ -223,17 +225,25 @@ def _scan_backward(
     D: Tensor | None,
     dt_bias: Tensor | None,
     dt_softplus: bool,
+    initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
+    backend: str,
 ) -> list[Tensor]:
     inputs = Inputs(x, dt, B, C, z, A, D, dt_bias, dt_softplus)
-    return [g for g in blocked.backward(grad_y, grad_final, starts, inputs, cu_seqlens) if g is not None]
+    if backend == "triton":
+        from . import fused
+
+        grads = fused.backward(grad_y, grad_final, kept, inputs, initial_state, cu_seqlens)
+    else:
+        grads = blocked.backward(grad_y, grad_final, kept, inputs, cu_seqlens)
+    return [grad for grad in grads if grad is not None]
 
 
 @_scan_backward.register_fake
 def _(
     grad_y: Tensor,
     grad_final: Tensor,
-    starts: Tensor,
+    kept: Tensor,
     x: Tensor,
     dt: Tensor,
     B: Tensor,
@@ -243,28 +253,34 @@ def _(
     D: Tensor | None,
     dt_bias: Tensor | None,
     dt_softplus: bool,
+    initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
+    backend: str,
 ) -> list[Tensor]:
     given = [tensor for tensor in (x, dt, B, C, z, A, D, dt_bias) if tensor is not None]
     return [tensor.new_empty(tensor.shape) for tensor in (*given, grad_final)]
 
 
 def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
-    *tensors, dt_softplus, initial_state, cu_seqlens = inputs
-    ctx.save_for_backward(output[2], *tensors, cu_seqlens)
+    *tensors, dt_softplus, initial_state, cu_seqlens, backend = inputs
+    ctx.save_for_backward(output[2], *tensors, initial_state, cu_seqlens)
     ctx.mark_non_differentiable(output[2])
     ctx.dt_softplus = dt_softplus
-    ctx.state_dtype = None if initial_state is None else initial_state.dtype
+    ctx.backend = backend
 
 
 def _differentiate(
     ctx: torch.autograd.function.FunctionCtx, grad_y: Tensor, grad_final: Tensor, _: Tensor
 ) -> tuple[Tensor | None, ...]:
-    starts, *tensors, cu_seqlens = ctx.saved_tensors
-    found = iter(_scan_backward(grad_y, grad_final, starts, *tensors, ctx.dt_softplus, cu_seqlens))
+    kept, *tensors, initial_state, cu_seqlens = ctx.saved_tensors
+    found = iter(
+        _scan_backward(
+            grad_y, grad_final, kept, *tensors, ctx.dt_softplus, initial_state, cu_seqlens, ctx.backend
+        )
+    )
     grads = [None if tensor is None else next(found) for tensor in tensors]
-    grad_initial = next(found)
-    return (*grads, None, None if ctx.state_dtype is None else grad_initial.to(ctx.state_dtype), None)
+    grad_initial = None if initial_state is None else next(found).to(initial_state.dtype)
+    return (*grads, None, grad_initial, None, None)
 
 
 _scan.register_autograd(_differentiate, setup_context=_setup_context)
@@ -281,14 +297,20 @@ def _step_(
     dt_bias: Tensor | None,
     dt_softplus: bool,
     state: Tensor,
+    backend: str,
 ) -> Tensor:
-    return blocked.step_(Inputs(x, dt, B, C, z, A, D, dt_bias, dt_softplus), state)
+    inputs = Inputs(x, dt, B, C, z, A, D, dt_bias, dt_softplus)
+    if backend == "triton":
+        from . import fused as form
+    else:
+        form = blocked
+    return form.step_(inputs, state)
 
 
 _library = torch.library.Library("phasefield", "FRAGMENT")
 _library.define(
     "selective_scan_step_(Tensor x, Tensor dt, Tensor B, Tensor C, Tensor? z, Tensor A, Tensor? D, "
-    "Tensor? dt_bias, bool dt_softplus, Tensor(a!) state) -> Tensor"
+    "Tensor? dt_bias, bool dt_softplus, Tensor(a!) state, str backend) -> Tensor"
 )
 _library.impl("selective_scan_step_", _step_, "CompositeExplicitAutograd")
 torch.library.register_fake(
