@@ -67,15 +67,19 @@ class Scan(NamedTuple):
 
     Attributes:
         name: path, form and dtype.
-        op: the public function. For its gradients it saves its output.
+        op: the public function.
         make_inputs: the op's tensors by name and in its order, ``initial_state`` and ``cu_seqlens`` last.
         saves_first: for its gradients it saves its first input as well.
+        saves_output: and its output.
+        between: bytes that a launch for its gradients writes and itself or a later one reads.
     """
 
     name: str
     op: Callable[..., tuple[Tensor, Tensor]]
     make_inputs: Callable[[], Mapping[str, Tensor | None]]
     saves_first: bool = False
+    saves_output: bool = True
+    between: int = 0
 
     def forward(self, bound: Bound | None = None, *, quick: bool = False, **options: object) -> Case:
         """Values."""
@@ -95,8 +99,12 @@ class Scan(NamedTuple):
             wanted = [tensor.requires_grad_() for tensor in given if tensor.is_floating_point()]
             h, final = self.op(**inputs, backend="triton")
             cotangents = [torch.randn_like(h), torch.randn_like(final)]
-            saved = [h, *given[0 if self.saves_first else 1 :]]
-            return Work(lambda: torch.autograd.grad((h, final), wanted, cotangents), [*cotangents, *saved])
+            saved = [*([h] if self.saves_output else []), *given[0 if self.saves_first else 1 :]]
+            return Work(
+                lambda: torch.autograd.grad((h, final), wanted, cotangents),
+                [*cotangents, *saved],
+                self.between,
+            )
 
         return Case(f"{self.name}, backward", prepare, bound, quick)
 

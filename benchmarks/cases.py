@@ -11,12 +11,14 @@ from .scan_cases import (
     oscillatory_scan_cases,
     rotation_scan_cases,
 )
+from .selective_cases import selective_scan_cases
 
 OPS = {
     "aperiodic_scan": aperiodic_scan_cases,
     "rotation_scan": rotation_scan_cases,
     "oscillatory_scan": oscillatory_scan_cases,
     "linoss_scan": linoss_scan_cases,
+    "selective_scan": selective_scan_cases,
     "phase_linear": phase_linear_cases,
     "phase_matmul": phase_matmul_cases,
 }

@@ -24,6 +24,14 @@ def architecture() -> int | str:
         return 80
 
 
+def register_limit() -> dict[str, int]:
+    """A launch option for large kernels: on NVIDIA, all registers that a thread can have.
+
+    Left alone, ptxas spills a few for more occupancy.
+    """
+    return {"maxnreg": 255} if isinstance(architecture(), int) else {}
+
+
 def for_architecture(table: dict[int, T], target: int | str) -> T:
     """The row of the highest architecture not above the target; the lowest row for AMD and older cards."""
     known = sorted(table)

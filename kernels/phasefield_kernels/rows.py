@@ -5,7 +5,7 @@ A *row* is a stretch of time of one sequence: the whole of it, one packed sequen
 through its steps, STEPS of them loaded at a time before the first is needed.
 """
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import triton
 import triton.language as tl
@@ -22,7 +22,10 @@ class Config(NamedTuple):
     num_warps: int
 
 
-class TimeLoop(NamedTuple):
+Layout = TypeVar("Layout")
+
+
+class TimeLoop(NamedTuple, Generic[Layout]):
     """An op's layouts by architecture, and when its scan is cut in time.
 
     Attributes:
@@ -32,12 +35,12 @@ class TimeLoop(NamedTuple):
         shortest_chunk: in time steps.
     """
 
-    table: dict[int, tuple[Config, Config]]
+    table: dict[int, tuple[Layout, Layout]]
     many_lanes: int = 65_536
     lanes_wanted: int = 16_384
     shortest_chunk: int = 128
 
-    def config(self, lanes: int) -> Config:
+    def config(self, lanes: int) -> Layout:
         """The layout for a number of lanes on the current device."""
         few, many = for_architecture(self.table, architecture())
         return many if lanes >= self.many_lanes else few

@@ -1,12 +1,14 @@
 """selective_scan and mamba_ssm's functions on it, against the float64 reference and a loop of its own."""
 
+import importlib
 import itertools
+import mmap
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from phasefield_kernels import selective_scan, selective_scan_step, selective_scan_step_
+from phasefield_kernels import selective_scan, selective_scan_step, selective_scan_step_, use_backend
 from phasefield_kernels.compat.mamba_ssm import selective_scan_fn, selective_state_update
 from phasefield_kernels.selective_scan import blocked
 from tests.machinery.comparison import assert_agrees_with_reference, relative_error
@@ -41,38 +43,80 @@ def draw(batch, length, width, states, groups=None, is_complex=False, plain=Fals
     return given | (dict.fromkeys(optional) if plain else optional)
 
 
-@pytest.fixture
-def short_chunks(monkeypatch):
-    """Chunks of four steps, so that short sequences have several."""
-    monkeypatch.setattr(blocked, "_CHUNK", 1)
+@pytest.fixture(params=["torch", "triton"])
+def backend(request, monkeypatch):
+    """Either backend, cut so that short sequences have several chunks and segments."""
+    cut_short(request.param, monkeypatch)
+    return request.param
+
+
+def cut_short(backend, monkeypatch, shortest_chunk=1_024):
+    if backend == "torch":
+        monkeypatch.setattr(blocked, "_CHUNK", 1)
+    else:
+        fused = importlib.import_module("phasefield_kernels.selective_scan.fused")
+        monkeypatch.setattr(fused, "SEGMENT", 8)
+        monkeypatch.setattr(fused, "TIME_LOOP", fused.TIME_LOOP._replace(shortest_chunk=shortest_chunk))
 
 
 FORMS = list(itertools.product((None, 1, 3), (False, True)))
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+AGREEMENT = [
+    ("torch", *form, dtype, layout)
+    for form, dtype, layout in itertools.product(FORMS, (F32, BF16, F16), ("batch", "packed"))
+]
+# The interpreter is slow: each form, dtype and way of laying out the time, not each with each.
+AGREEMENT += [
+    ("triton", None, False, F32, "batch"),
+    ("triton", 3, True, F32, "batch"),
+    ("triton", 3, False, BF16, "chunks"),
+    ("triton", None, True, F16, "chunks"),
+    ("triton", 1, False, F16, "packed"),
+    ("triton", None, True, BF16, "packed"),
+]
 
 
-@pytest.mark.parametrize(("groups", "is_complex"), FORMS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("packed", [False, True])
-def test_it_agrees_with_its_definition(groups, is_complex, dtype, packed, short_chunks):
-    offsets = torch.tensor([0, 7, 7, 22, 23]) if packed else None
-    tensors = draw(1 if packed else 3, 23, 9, 5, groups, is_complex, rows=4 if packed else None)
-    rounding = {torch.float32: 2**-24, torch.bfloat16: 2**-9, torch.float16: 2**-12}[dtype]
-    # 23 steps and 5 states: 5 roundings each in float32, adding like square roots; one to the output's
-    # dtype, and one of a gradient that is returned in it.
-    float32 = 5 * 2**-24 * (23 * 5) ** 0.5
+@pytest.mark.parametrize(("backend", "groups", "is_complex", "dtype", "layout"), AGREEMENT, ids=str)
+def test_it_agrees_with_its_definition(backend, groups, is_complex, dtype, layout, device, monkeypatch):
+    cut_short(backend, monkeypatch, shortest_chunk=10 if layout == "chunks" else 1_024)
+    offsets = torch.tensor([0, 7, 7, 22, 23]) if layout == "packed" else None
+    tensors = draw(
+        2 if layout == "batch" else 1, 23, 9, 5, groups, is_complex, rows=4 if offsets is not None else None
+    )
+    rounding = {F32: 2**-24, BF16: 2**-9, F16: 2**-12}[dtype]
+    # 23 steps and 5 states: 5 roundings each in float32, adding like square roots; the kernels' exponentials,
+    # softplus and sines are off by up to 7 such roundings. One rounding to the output's dtype, and one of
+    # a gradient that is returned in it.
+    float32 = (5 if backend == "torch" else 12) * 2**-24 * (23 * 5) ** 0.5
     by_dtype = ("x", "dt", "B", "C", "z")
     assert_agrees_with_reference(
         selective_scan,
         tensors | {"cu_seqlens": offsets},
-        backend="torch",
+        backend=backend,
         dtype=dtype,
         by_dtype=by_dtype,
         tolerance={"out1": float32, "default": float32 + 2 * rounding},
+        device=device,
         dt_softplus=True,
     )
 
 
-def test_gradients_are_right_in_float64(short_chunks):
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_nothing_optional_has_to_be_given(backend, device, monkeypatch):
+    cut_short(backend, monkeypatch)
+    assert_agrees_with_reference(
+        selective_scan,
+        draw(2, 11, 5, 3, plain=True),
+        backend=backend,
+        dtype=F32,
+        by_dtype=(),
+        tolerance={"default": 12 * 2**-24 * (11 * 3) ** 0.5},
+        device=device,
+    )
+
+
+def test_gradients_are_right_in_float64(monkeypatch):
+    cut_short("torch", monkeypatch)
     for groups, is_complex in FORMS:
         tensors = draw(2, 6, 3, 2, groups, is_complex)
         inputs = [tensor.double().requires_grad_() for tensor in tensors.values()]
@@ -84,19 +128,20 @@ def test_gradients_are_right_in_float64(short_chunks):
         assert torch.autograd.gradcheck(function, inputs)
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_the_operator_is_registered_as_torch_wants(plain):
+@pytest.mark.parametrize(("backend", "plain"), [("torch", False), ("torch", True), ("triton", False)])
+def test_the_operator_is_registered_as_torch_wants(backend, plain):
     tensors = draw(2, 6, 3, 2, plain=plain)
     leaves = {name: None if t is None else t.requires_grad_() for name, t in tensors.items()}
     order = ("x", "dt", "B", "C", "z", "A", "D", "dt_bias")
     arguments = [leaves[name] for name in order]
     torch.library.opcheck(
-        torch.ops.phasefield.selective_scan.default, (*arguments, True, leaves["initial_state"], None)
+        torch.ops.phasefield.selective_scan.default,
+        (*arguments, True, leaves["initial_state"], None, backend),
     )
     step = [None if t is None else t.detach() for t in arguments]
     step = [t[:, :1] if t is not None and t.ndim == 3 else t for t in step]
     torch.library.opcheck(
-        torch.ops.phasefield.selective_scan_step_.default, (*step, True, torch.randn(2, 3, 2))
+        torch.ops.phasefield.selective_scan_step_.default, (*step, True, torch.randn(2, 3, 2), backend)
     )
 
 
@@ -118,10 +163,19 @@ def at(tensors, piece):
     return {name: tensors[name] for name in ("A", "D", "dt_bias")} | tokens
 
 
-@pytest.mark.parametrize(("groups", "is_complex"), FORMS)
-def test_pieces_packed_sequences_and_steps_equal_the_whole(groups, is_complex, short_chunks):
-    tensors = draw(1, 23, 6, 4, groups, is_complex)
+@pytest.mark.parametrize(
+    ("backend", "groups", "is_complex"),
+    [("torch", *form) for form in FORMS] + [("triton", 3, False), ("triton", None, True)],
+)
+def test_pieces_packed_sequences_and_steps_equal_the_whole(backend, groups, is_complex, device, monkeypatch):
+    cut_short(backend, monkeypatch)
+    tensors = {name: tensor.to(device) for name, tensor in draw(1, 23, 6, 4, groups, is_complex).items()}
     state = start = tensors["initial_state"]
+    with use_backend(backend):
+        _assert_pieces_equal_the_whole(tensors, state, start)
+
+
+def _assert_pieces_equal_the_whole(tensors, state, start):
     whole, final = selective_scan(**tensors, dt_softplus=True)
     begin, lengths = 0, [0, 5, 1, 17]
     for length in lengths:
@@ -131,8 +185,8 @@ def test_pieces_packed_sequences_and_steps_equal_the_whole(groups, is_complex, s
         begin += length
     assert relative_error(state, final) < 1e-6
 
-    offsets = torch.tensor([0, *itertools.accumulate(lengths)])
-    states = torch.randn(4, *start.shape[1:])
+    offsets = torch.tensor([0, *itertools.accumulate(lengths)], device=start.device)
+    states = torch.randn(4, *start.shape[1:], device=start.device)
     y, finals = selective_scan(**tensors | {"initial_state": states}, dt_softplus=True, cu_seqlens=offsets)
     for s in range(4):
         piece = slice(int(offsets[s]), int(offsets[s + 1]))
@@ -164,9 +218,9 @@ def test_three_hundred_thousand_steps_equal_their_chunks():
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 3, 2), (0, 4, 3, 2), (2, 3, 0, 2), (2, 3, 4, 0)])
-def test_empty_inputs_give_empty_outputs(shape):
-    tensors = {name: tensor.requires_grad_() for name, tensor in draw(*shape).items()}
-    y, final = selective_scan(**tensors)
+def test_empty_inputs_give_empty_outputs(shape, backend, device):
+    tensors = {name: tensor.to(device).requires_grad_() for name, tensor in draw(*shape).items()}
+    y, final = selective_scan(**tensors, backend=backend)
     assert y.shape == tensors["x"].shape
     if shape[1] == 0:
         assert torch.equal(final, tensors["initial_state"])
@@ -174,17 +228,48 @@ def test_empty_inputs_give_empty_outputs(shape):
     assert all(tensor.grad.shape == tensor.shape for tensor in tensors.values())
 
 
-def test_strides_do_not_matter():
-    tensors = draw(3, 9, 6, 4, groups=2)
-    expected, _ = selective_scan(**tensors)
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_strides_do_not_matter(is_complex, backend, device):
+    tensors = {name: t.to(device) for name, t in draw(3, 9, 6, 4, groups=2, is_complex=is_complex).items()}
+    expected, _ = selective_scan(**tensors, backend=backend)
     views = {
         name: t.movedim(0, -1).contiguous().movedim(-1, 0) if t.ndim > 2 else t for name, t in tensors.items()
     }
-    torch.testing.assert_close(selective_scan(**views)[0], expected)
+    torch.testing.assert_close(selective_scan(**views, backend=backend)[0], expected)
     repeated = {name: t[:1].expand_as(t) if t.ndim > 2 else t for name, t in tensors.items()}
     torch.testing.assert_close(
-        selective_scan(**repeated | {"initial_state": tensors["initial_state"]})[0][0], expected[0]
+        selective_scan(**repeated | {"initial_state": tensors["initial_state"]}, backend=backend)[0][0],
+        expected[0],
     )
+
+
+def test_offsets_beyond_two_to_the_31_are_right(backend):
+    # Views of memory that is never touched but for their elements.
+    if torch.cuda.is_available():
+        pytest.skip("the memory has to be the CPU's, which the GPU does not read")
+    tensors = {name: t.bfloat16() for name, t in draw(2, 3, 2, 2).items()}
+    expected, final = selective_scan(**tensors, backend=backend)
+    far = {}
+    for name in ("x", "dt", "B", "C", "z"):
+        strides = (2**31 + 64, 2**29 + 8, 2**28 + 4)
+        elements = 1 + sum(
+            (size - 1) * stride for size, stride in zip(tensors[name].shape, strides, strict=True)
+        )
+        memory = torch.frombuffer(mmap.mmap(-1, 2 * elements), dtype=torch.bfloat16)
+        far[name] = memory.as_strided(tensors[name].shape, strides).copy_(tensors[name])
+    y, last = selective_scan(**tensors | far, backend=backend)
+    assert torch.equal(y, expected)
+    assert torch.equal(last, final)
+
+
+def test_the_same_inputs_give_the_same_bits(backend, device):
+    tensors = {name: t.to(device).requires_grad_() for name, t in draw(2, 19, 40, 3).items()}
+
+    def run():
+        y, final = selective_scan(**tensors, dt_softplus=True, backend=backend)
+        return [y, final, *torch.autograd.grad(y.sum() + final.sum(), list(tensors.values()))]
+
+    assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +279,6 @@ def test_strides_do_not_matter():
         (dict(C=torch.zeros(2, 4, 2, 5)), r"C has shape .*; allowed is B's, \[2, 4, 5\]"),
         (dict(B=torch.zeros(2, 4, 4, 5), C=torch.zeros(2, 4, 4, 5)), "B has 4 groups; .* divides D = 6"),
         (dict(A=torch.zeros(6)), r"A has shape \[6\]"),
-        (dict(backend="triton"), "selective_scan has no fused kernels yet"),
     ],
 )
 def test_what_does_not_fit_is_named(change, message):

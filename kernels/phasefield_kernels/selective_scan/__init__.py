@@ -32,8 +32,9 @@ def selective_scan(
     0. For complex A, B and C, which are not conjugated, ``2 Re(C_t h_t)`` stands for ``C_t h_t``.
 
     States are float32 whatever x is. Only some are kept for the backward, which computes the others again a
-    few at a time: there is no ``[B, T, D, N]`` tensor. The fused kernels keep one in 256 steps, the torch form
-    one in 4 to 64. Tensors are read through their strides: ``[B, D, T]`` transposed is not copied.
+    few at a time: there is no ``[B, T, D, N]`` tensor. The fused kernels keep one in 256 steps, the torch
+    form one in 4 to 64. Tensors are read through their strides: ``[B, D, T]`` transposed is not copied; a new
+    stride of the time, width or number of states compiles a kernel anew.
 
     Args:
         x: ``[B, T, D]``; float32, bfloat16, float16 or float64. Any strides.
@@ -236,7 +237,9 @@ def _scan_backward(
         grads = fused.backward(grad_y, grad_final, kept, inputs, initial_state, cu_seqlens)
     else:
         grads = blocked.backward(grad_y, grad_final, kept, inputs, cu_seqlens)
-    return [grad for grad in grads if grad is not None]
+    return [
+        grad for grad, given in zip(grads, (*inputs[:8], initial_state), strict=True) if given is not None
+    ]
 
 
 @_scan_backward.register_fake
@@ -257,8 +260,9 @@ def _(
     cu_seqlens: Tensor | None,
     backend: str,
 ) -> list[Tensor]:
-    given = [tensor for tensor in (x, dt, B, C, z, A, D, dt_bias) if tensor is not None]
-    return [tensor.new_empty(tensor.shape) for tensor in (*given, grad_final)]
+    states = None if initial_state is None else grad_final
+    given = (x, dt, B, C, z, A, D, dt_bias, states)
+    return [tensor.new_empty(tensor.shape) for tensor in given if tensor is not None]
 
 
 def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from ..device import architecture, for_architecture
+import triton
+
 from ..rows import TimeLoop
 
 
@@ -10,10 +11,10 @@ class Config(NamedTuple):
     """A layout.
 
     Attributes:
-        numbers: of a lane's state that a thread holds, or of several lanes' if theirs are few.
+        numbers: of the lanes' states that a thread holds.
         steps: time steps loaded before the first is computed.
         held: time steps whose states the backward holds at a time.
-        num_warps: a program; each has lanes of its own.
+        num_warps: a program.
     """
 
     numbers: int
@@ -28,17 +29,16 @@ class Config(NamedTuple):
             states: floats of a lane's state, a power of two.
             channels: that share B and C.
         """
-        return max(1, min(self.numbers * 32 * self.num_warps // states, _power_of_two(channels)))
+        return max(
+            1, min(self.numbers * 32 * self.num_warps // states, triton.next_power_of_2(max(1, channels)))
+        )
 
 
 SEGMENT = 256
-"""Steps from one state that the forward keeps to the next; of N numbers a channel, 16 are 3 % of the traffic."""
+"""Steps from one state that the forward keeps to the next: with N = 16, a thirtieth of its traffic."""
 
-LANES_AT_A_TIME = 32_768
-"""Of one launch of the backward: bounds the memory for the states that it recomputes, a segment's a lane."""
+LANES_AT_A_TIME = 16_384
+"""Of one launch of the backward: bounds its scratch, the states before every ``held`` steps of a segment."""
 
-TIME_LOOP = TimeLoop({80: (Config(4, 4, 8, 4), Config(4, 8, 8, 8))})
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << max(0, number - 1).bit_length()
+TIME_LOOP = TimeLoop({80: (Config(4, 4, 8, 4), Config(4, 8, 8, 8))}, lanes_wanted=8_192, shortest_chunk=1_024)
+"""Chunks are long because three states of a chunk are written in one launch and read in another."""

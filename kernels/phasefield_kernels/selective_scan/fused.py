@@ -4,13 +4,14 @@ Kept for the backward, in one flat tensor: the states between segments of a row,
 into chunks, the states that enter these.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
 import triton
 from torch import Tensor
 
-from ..device import guard
+from ..device import guard, register_limit
 from ..fused_carry import carry
 from ..rows import pointers
 from .blocked import Inputs
@@ -32,7 +33,7 @@ def kept_states(shape: tuple[int, ...], packed: bool) -> tuple[int, int]:
 
 
 class _Launch:
-    """What all launches of a call share: inputs as the kernels read them, rows of time, lanes of a program."""
+    """What all launches of a call share: inputs as the kernels read them, rows, lanes of a program."""
 
     def __init__(self, inputs: Inputs, cu_seqlens: Tensor | None) -> None:
         x, A = inputs.x, inputs.A
@@ -62,12 +63,12 @@ class _Launch:
         )
         self.steps = {forward_kernel: steps, backward_ends_kernel: steps, backward_kernel: held}
         self.scalars = dict(
-            length=self.length, width=self.width, channels=channels, blocks=self.blocks, states=A.shape[1],
-            groups=self.groups,
-            chunks=self.chunks, chunk_length=chunk, COMPLEX=self.is_complex, SOFTPLUS=inputs.dt_softplus,
-            block_numbers=self.batch * self.length * self.groups * (A.numel() // max(1, self.width)),
+            length=self.length, width=self.width, groups=self.groups, channels=channels, blocks=self.blocks,
+            states=A.shape[1], chunks=self.chunks, chunk_length=chunk,
+            block_numbers=self.batch * self.length * self.groups * math.prod(self.state_shape[1:]),
             pieces=triton.cdiv(min(SEGMENT, chunk), held),
-            SEGMENT=SEGMENT, STATES=padded, BLOCK=self.block,
+            COMPLEX=self.is_complex, SOFTPLUS=inputs.dt_softplus, SEGMENT=SEGMENT, STATES=padded,
+            BLOCK=self.block,
         )  # fmt: skip
         self.num_warps = config.num_warps
         self.kept = kept_states(x.shape, cu_seqlens is not None)
@@ -79,11 +80,7 @@ class _Launch:
         return projection if projection.ndim == 4 + self.is_complex else projection.unsqueeze(2)
 
     def __call__(
-        self,
-        kernel: triton.JITFunction,
-        *,
-        rows: range | None = None,
-        **tensors: Tensor | None,
+        self, kernel: triton.JITFunction, *, rows: range | None = None, **tensors: Tensor | None
     ) -> None:
         """Launch a kernel on rows (all of them if None) with the call's inputs and tensors of its own."""
         rows = range(self.rows) if rows is None else rows
@@ -92,14 +89,15 @@ class _Launch:
         wanted = {name: t for name, t in self.inputs.items() if f"{name}_ptr" in kernel.arg_names}
         given = pointers(kernel, **wanted, **tensors)
         scalars = {"first_row": rows.start, "STEPS": self.steps[kernel]} | self.scalars
-        for name, tensor in (*self.inputs.items(), ("grad", tensors.get("grad"))):
+        by_token = {name: self.inputs[name] for name in ("x", "dt", "z", "B", "C")}
+        for name, tensor in (by_token | {"grad": tensors.get("grad")}).items():
             axes = ("batch", "time", "group", "state") if name in ("B", "C") else ("batch", "time", "lane")
             for dim, axis in enumerate(axes):
-                scalars[f"{name}_{axis}"] = 0 if tensor is None or tensor.ndim < 3 else tensor.stride(dim)
+                scalars[f"{name}_{axis}"] = 0 if tensor is None else tensor.stride(dim)
         with guard(self.inputs["x"]):
             kernel[(len(rows), self.groups * self.blocks)](
                 **given, **{name: value for name, value in scalars.items() if name in kernel.arg_names},
-                num_warps=self.num_warps, enable_fp_fusion=True,
+                num_warps=self.num_warps, enable_fp_fusion=True, **register_limit(),
             )  # fmt: skip
 
     def states(self, count: int) -> Tensor:
@@ -111,21 +109,22 @@ class _Launch:
         self, product: Tensor, local: Tensor, start: Tensor | None, *, before: Tensor, reverse: bool = False
     ) -> Tensor:
         """Fill ``before`` with the states that enter the chunks, and return the last ones."""
-        parts = self.state_shape[2:]
-        product, local, before = (t.view(self.batch, self.chunks, -1, *parts) for t in (product, local, before))
-        start = None if start is None else start.view(self.batch, -1, *parts)
+        lanes = (self.width * self.state_shape[1], *self.state_shape[2:])
+        product, local, before = (t.view(self.batch, self.chunks, *lanes) for t in (product, local, before))
+        start = None if start is None else start.view(self.batch, *lanes)
         with guard(product):
             _, last = carry(product, local, start, before=before, reverse=reverse)
         return last.view(self.batch, *self.state_shape)
 
     def slices(self) -> Iterator[tuple[range, Tensor]]:
         """Rows to launch together, and the scratch that all these launches use."""
-        at_a_time = max(1, LANES_AT_A_TIME // max(1, self.groups * self.blocks * self.block))
-        at_a_time = min(at_a_time, self.rows)
-        tile = self.block * self.scalars["STATES"] * (2 if self.is_complex else 1)
-        programs = at_a_time * self.groups * self.blocks
-        scratch = torch.empty(programs * self.scalars["pieces"] * tile, device=self.inputs["x"].device)
-        for begin in range(0, self.rows, max(1, at_a_time)):
+        programs = self.groups * self.blocks
+        at_a_time = max(1, min(self.rows, LANES_AT_A_TIME // max(1, programs * self.block)))
+        tile = self.scalars["STATES"] * self.block * (2 if self.is_complex else 1)
+        scratch = self.inputs["x"].new_empty(
+            at_a_time * programs, self.scalars["pieces"], tile, dtype=torch.float32
+        )
+        for begin in range(0, self.rows, at_a_time):
             yield range(begin, min(begin + at_a_time, self.rows)), scratch
 
     def partial(self, like: Tensor) -> Tensor:
@@ -168,7 +167,7 @@ def backward(
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients to x, dt, B, C, z, A, D, dt_bias (None for those not given) and initial_state."""
+    """Gradients to x, dt, B, C, z, A, D, dt_bias and initial_state; None for those not given."""
     launch = _Launch(inputs, cu_seqlens)
     x = inputs.x
     grad_x, grad_dt, grad_z = (
@@ -184,16 +183,15 @@ def backward(
     between, start = kept.view(sum(launch.kept), *launch.state_shape).split(launch.kept)
     between = between if launch.kept[0] else None
     cotangents = dict(grad=grad_y, grad_final=grad_final.contiguous())
-    carry_out = launch.states(launch.rows)
-    carries = None
-    grad_initial = carry_out
     if launch.chunks > 1:
         local, product = launch.states(launch.rows), launch.states(launch.rows)
         launch(backward_ends_kernel, **cotangents, end=local, product=product)
-        carries = launch.states(launch.rows)
+        carries, carry_out = launch.states(launch.rows), None
         grad_initial = launch.carry(product, local, None, before=carries, reverse=True)
     else:
+        carries = None
         start = None if initial_state is None else initial_state.float().contiguous()
+        grad_initial = carry_out = None if start is None else torch.empty_like(start)
     for rows, scratch in launch.slices():
         launch(
             backward_kernel, rows=rows, scratch=scratch, **cotangents, start=start, kept=between,
@@ -202,7 +200,9 @@ def backward(
         )  # fmt: skip
     # The second of the reductions' two stages.
     sums = [None if t is None else t.sum(0) for t in (grad_A, grad_D, grad_bias)]
-    grad_B, grad_C = ((g.sum(0) if launch.blocks > 1 else g[0]).view(inputs.B.shape) for g in (grad_B, grad_C))
+    grad_B, grad_C = (
+        (g[0] if launch.blocks == 1 else g.sum(0)).view(inputs.B.shape) for g in (grad_B, grad_C)
+    )
     grads = (grad_x, grad_dt, grad_B, grad_C, grad_z, *sums)
     return *(None if g is None else g.to(t.dtype) for g, t in zip(grads, inputs, strict=False)), grad_initial
 

@@ -122,7 +122,7 @@ def backward_kernel(
 
     A segment is first walked forward, to leave the state before every STEPS steps in the program's scratch,
     and then backward, with the states of STEPS steps in registers. Writes the tokens' gradients, those of B
-    and C as sums over the program's lanes (``block_numbers`` apart), and the parameters' as sums over the row.
+    and C as sums over the program's lanes (``block_numbers`` apart), the parameters' as sums over the row.
     """
     parts: tl.constexpr = 2 if COMPLEX else 1
     group, column, lanes = lanes_of_program(channels, blocks, BLOCK)
@@ -131,9 +131,7 @@ def backward_kernel(
     tile = exists[:, None] & lanes[None, :]
     in_tile = (column[None, :] * states + state[:, None]) * parts
     lane_numbers = width * states * parts
-    row, sequence, place, first, begin, end = row_bounds(
-        offsets_ptr, length, chunks, chunk_length, first_row
-    )
+    row, sequence, place, first, begin, end = row_bounds(offsets_ptr, length, chunks, chunk_length, first_row)
     A_real, A_imaginary = load_rates(A_ptr + in_tile, tile, COMPLEX)
     at_row = row * lane_numbers + in_tile
     ends = row + 1 == (sequence + 1) * chunks
@@ -171,9 +169,7 @@ def backward_kernel(
             h_real, h_imaginary = load_numbers(start_ptr + at_row, tile & (segment == 0), COMPLEX)
         if kept_ptr is not None:
             slot = kept_state(place, length, begin, segment, width, SEGMENT) * states * parts
-            kept_real, kept_imaginary = load_numbers(
-                kept_ptr + slot + in_tile, tile & (segment > 0), COMPLEX
-            )
+            kept_real, kept_imaginary = load_numbers(kept_ptr + slot + in_tile, tile & (segment > 0), COMPLEX)
             h_real += kept_real
             h_imaginary += kept_imaginary
         store_numbers(scratch + in_scratch, h_real, h_imaginary, everywhere, COMPLEX)
@@ -192,9 +188,7 @@ def backward_kernel(
                 B_at += B_time
                 delta, _slope = load_step_size(dt, bias, True, SOFTPLUS)
                 f_real, f_imaginary = factors(delta, A_real, A_imaginary, COMPLEX)
-                h_real, h_imaginary = advance(
-                    h_real, h_imaginary, f_real, f_imaginary, B, delta * x, COMPLEX
-                )
+                h_real, h_imaginary = advance(h_real, h_imaginary, f_real, f_imaginary, B, delta * x, COMPLEX)
             scratch_at += tile_numbers
             store_numbers(scratch_at + in_scratch, h_real, h_imaginary, everywhere, COMPLEX)
         tl.debug_barrier()
@@ -258,8 +252,12 @@ def backward_kernel(
                 if COMPLEX:
                     grad_C_imaginary = -tl.sum(scaled * hs[s + 1][1], axis=1)
                     grad_B_imaginary = tl.sum(driven * G_imaginary, axis=1)
-                store_numbers(grad_C_ptr + in_group + state * parts, grad_C, grad_C_imaginary, exists & inside, COMPLEX)
-                store_numbers(grad_B_ptr + in_group + state * parts, grad_B, grad_B_imaginary, exists & inside, COMPLEX)
+                store_numbers(
+                    grad_C_ptr + in_group + state * parts, grad_C, grad_C_imaginary, exists & inside, COMPLEX
+                )
+                store_numbers(
+                    grad_B_ptr + in_group + state * parts, grad_B, grad_B_imaginary, exists & inside, COMPLEX
+                )
                 in_group -= groups * states * parts
                 B = load_raw(back_B_at + state * B_state, exists & inside, COMPLEX)
                 back_B_at -= B_time
@@ -285,7 +283,8 @@ def backward_kernel(
                 at -= width
             time -= STEPS
         tl.debug_barrier()
-    store_numbers(carry_out_ptr + at_row, G_real, G_imaginary, tile, COMPLEX)
+    if carry_out_ptr is not None:
+        store_numbers(carry_out_ptr + at_row, G_real, G_imaginary, tile, COMPLEX)
     store_numbers(grad_A_ptr + at_row, sum_A, sum_A_imaginary, tile, COMPLEX)
     if grad_D_ptr is not None:
         tl.store(grad_D_ptr + row * width + column, sum_D, mask=lanes)

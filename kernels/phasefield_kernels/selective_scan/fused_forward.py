@@ -114,7 +114,9 @@ def forward_kernel(
                 delta, _slope = load_step_size(dts[s], bias, inside, SOFTPLUS)
                 f_real, f_imaginary = factors(delta, A_real, A_imaginary, COMPLEX)
                 driven = delta * x
-                h_real, h_imaginary = advance(h_real, h_imaginary, f_real, f_imaginary, Bs[s], driven, COMPLEX)
+                h_real, h_imaginary = advance(
+                    h_real, h_imaginary, f_real, f_imaginary, Bs[s], driven, COMPLEX
+                )
                 if product_ptr is not None:
                     passed += delta
                     if COMPLEX:
@@ -138,4 +140,6 @@ def forward_kernel(
         store_numbers(product_ptr + row * lane_numbers + in_tile, p_real, p_imaginary, tile, COMPLEX)
     if final_ptr is not None:
         ends = row + 1 == (sequence + 1) * chunks
-        store_numbers(final_ptr + sequence * lane_numbers + in_tile, h_real, h_imaginary, tile & ends, COMPLEX)
+        store_numbers(
+            final_ptr + sequence * lane_numbers + in_tile, h_real, h_imaginary, tile & ends, COMPLEX
+        )

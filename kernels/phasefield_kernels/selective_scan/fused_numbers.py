@@ -1,7 +1,8 @@
 """Real and complex states in selective_scan's kernels: tiles ``[STATES, BLOCK]`` of a program's lanes.
 
-A thread owns lanes (channels) with all their states, so a sum over states takes no other thread. A complex
-tile is its real and its imaginary part; of a real one the second part is never looked at. A's
+Tiles lie in registers as they do in memory: four neighbouring states to a thread, a lane's others to threads
+beside it. So loads are wide, and sums over states, like those over lanes, exchange few values. A complex tile
+is its real and its imaginary part; of a real one the second part is never looked at. A's
 real part comes multiplied by log2(e): exp2 is one instruction, exp that and a multiplication.
 """
 
@@ -16,12 +17,32 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def load_raw(at, mask, COMPLEX: tl.constexpr):
-    """Numbers as they lie in memory; the two parts of a complex one are neighbours."""
-    real = tl.load(at, mask=mask, other=0.0)
-    imaginary = real
+    """Numbers as they lie in memory at a vector or tile of addresses; a complex one's parts side by side."""
     if COMPLEX:
-        imaginary = tl.load(at + 1, mask=mask, other=0.0)
-    return real, imaginary
+        axis: tl.constexpr = len(at.shape)
+        both = tl.expand_dims(at, axis) + _parts(axis)
+        return tl.split(tl.load(both, mask=tl.expand_dims(mask, axis), other=0.0))
+    real = tl.load(at, mask=mask, other=0.0)
+    return real, real
+
+
+@triton.jit
+def store_numbers(at, real, imaginary, mask, COMPLEX: tl.constexpr):
+    """The inverse of :func:`load_raw`, rounding to what lies there."""
+    value = real
+    if COMPLEX:
+        axis: tl.constexpr = len(at.shape)
+        value = tl.join(real, imaginary)
+        at = tl.expand_dims(at, axis) + _parts(axis)
+        mask = tl.expand_dims(mask, axis)
+    tl.store(at, value.to(at.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _parts(axis: tl.constexpr):
+    # 0 and 1 along a last axis.
+    parts = tl.arange(0, 2).to(tl.int64)[None, :]
+    return parts[None, :, :] if axis == 2 else parts
 
 
 @triton.jit
@@ -29,14 +50,6 @@ def load_numbers(at, mask, COMPLEX: tl.constexpr):
     """Numbers in float32."""
     real, imaginary = load_raw(at, mask, COMPLEX)
     return real.to(tl.float32), imaginary.to(tl.float32)
-
-
-@triton.jit
-def store_numbers(at, real, imaginary, mask, COMPLEX: tl.constexpr):
-    """The inverse of :func:`load_numbers`."""
-    tl.store(at, real.to(at.dtype.element_ty), mask=mask)
-    if COMPLEX:
-        tl.store(at + 1, imaginary.to(at.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -70,7 +83,7 @@ def factors(delta, A_real, A_imaginary, COMPLEX: tl.constexpr):
 
 @triton.jit
 def times(a_real, a_imaginary, b_real, b_imaginary, COMPLEX: tl.constexpr):
-    """a · b."""
+    """The product a · b."""
     real = a_real * b_real
     imaginary = real
     if COMPLEX:
@@ -81,7 +94,7 @@ def times(a_real, a_imaginary, b_real, b_imaginary, COMPLEX: tl.constexpr):
 
 @triton.jit
 def conjugate_times(a_real, a_imaginary, b_real, b_imaginary, COMPLEX: tl.constexpr):
-    """conj(a) · b."""
+    """The product conj(a) · b."""
     real = a_real * b_real
     imaginary = real
     if COMPLEX:
@@ -92,7 +105,7 @@ def conjugate_times(a_real, a_imaginary, b_real, b_imaginary, COMPLEX: tl.conste
 
 @triton.jit
 def advance(h_real, h_imaginary, f_real, f_imaginary, B, driven, COMPLEX: tl.constexpr):
-    """f · h + B · driven: the next state; B's raw parts are ``[STATES]``, driven is ``[BLOCK]``."""
+    """The next state f · h + B · driven; B's raw parts are ``[STATES]``, driven is ``[BLOCK]``."""
     real, imaginary = times(f_real, f_imaginary, h_real, h_imaginary, COMPLEX)
     real += B[0].to(tl.float32)[:, None] * driven[None, :]
     if COMPLEX:
