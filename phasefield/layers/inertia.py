@@ -26,8 +26,8 @@ class ThermodynamicInertiaLoss(nn.Module):
     def __init__(self, temperature: float = 0.1, energy_weight: float = 1.0) -> None:
         super().__init__()
         for name, value in (("temperature", temperature), ("energy_weight", energy_weight)):
-            if not value >= 0:
-                raise ValueError(f"{name} is {value}; it must be at least 0.")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be at least 0 and finite.")
         self.temperature = temperature
         self.energy_weight = energy_weight
 

@@ -81,7 +81,7 @@ def test_training_through_triton_gives_the_losses_of_the_torch_backend(cell, dev
 
 
 def test_an_unknown_cell_is_refused():
-    with pytest.raises(ValueError, match="cell is 'gru'; allowed are 'aperiodic' and 'lru'"):
+    with pytest.raises(ValueError, match="cell is 'gru'; it must be 'aperiodic' or 'lru'"):
         build("gru")
 
 
