@@ -92,9 +92,10 @@ class Session:
         The wrapped loss goes before the group: as the group's last owner it would join, holding Python's
         lock, a thread of the group's that may wait for that lock.
         """
-        del self.loss
-        self.accelerator.free_memory()
-        gc.collect()
+        if self.accelerator.num_processes > 1:
+            del self.loss
+            self.accelerator.free_memory()
+            gc.collect()
         self.accelerator.end_training()
 
     def log(self, values: dict[str, float]) -> None:
@@ -225,7 +226,8 @@ def _accelerator(run: TrainConfig) -> Accelerator:
     device = pick_device(run.device)
     if device.index is not None:
         torch.get_device_module(device).set_device(device)
-    if run.log_with in LoggerType.list() and run.log_with not in ("all", *get_available_trackers()):
+    installed = {tracker.value for tracker in get_available_trackers()}
+    if run.log_with in LoggerType.list() and run.log_with not in installed | {"all"}:
         raise UserError(
             f"--log-with is {run.log_with!r}, which is not installed here; install it, or use none."
         )
