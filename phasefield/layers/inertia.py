@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 LN_PHI = math.log((1 + math.sqrt(5)) / 2)
 
@@ -41,7 +42,8 @@ class ThermodynamicInertiaLoss(nn.Module):
         if hidden.shape[1] < 2:
             energy = hidden.new_zeros((), dtype=torch.float32)
         else:
-            energy = self.temperature * LN_PHI * hidden.float().diff(dim=1).square().mean()
+            hidden = hidden.float()
+            energy = self.temperature * LN_PHI * F.mse_loss(hidden[:, 1:], hidden[:, :-1])
         return content + self.energy_weight * energy, energy
 
     def extra_repr(self) -> str:
