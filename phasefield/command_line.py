@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -60,6 +61,7 @@ def _one_paragraph(box: str) -> str:
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     rules = [number for number, line in enumerate(lines) if line.startswith("──")]
     cause = " ".join(lines[: rules[0]] if rules else lines).rstrip(".")
+    cause = re.sub(r"^Error parsing \w+: ", "", cause)  # the group of flags; the cause names the flag
     meant = ""
     if "Perhaps you meant:" in lines:
         flags = [line for line in lines[lines.index("Perhaps you meant:") :] if line.startswith("--")]

@@ -9,7 +9,7 @@ from .data import load_corpus
 from .errors import UsageError, reported
 from .training import TrainConfig, evaluate, find_checkpoint, load_model
 from .training.checkpoint import read_json
-from .training.device import describe_device, pick_device
+from .training.device import describe_device, out_of_memory_reported, pick_backend, pick_device
 from .training.evaluation import describe_split, validation_ids
 
 
@@ -36,6 +36,7 @@ class EvaluateFlags:
                 raise UsageError(f"{flag} is {value}; it must be at least 1.")
 
 
+@out_of_memory_reported()
 def run(arguments: Sequence[str]) -> int:
     """Evaluate and print total, content, energy, bits per character."""
     flags = command_line.parse_flags(
@@ -45,6 +46,7 @@ def run(arguments: Sequence[str]) -> int:
         description="Predict every token of a validation split once and print the averages.",
     )
     device = pick_device(flags.device)
+    backend = pick_backend(device)
     checkpoint = find_checkpoint(flags.checkpoint)
     model, tokenizer = load_model(checkpoint, device)
     trained = read_json(checkpoint / "trainer.json")["flags"]
@@ -55,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     with reported(ValueError, OSError, RuntimeError):
         corpus = load_corpus(dataset or TrainConfig.dataset, data_path)
         ids = validation_ids(corpus, tokenizer).to(device)
-    print(f"{checkpoint} on {describe_device(device)}")
+    print(f"{checkpoint} on {describe_device(device)}, {backend} backend")
     result = evaluate(model, ids, flags.batch_size, seq_len)
     print(f"{corpus.name}: {describe_split(result.tokens, seq_len)}")
     print(result)

@@ -11,7 +11,7 @@ from . import command_line
 from .errors import UsageError, reported
 from .generation import stream_tokens
 from .training import find_checkpoint, load_model
-from .training.device import pick_device
+from .training.device import out_of_memory_reported, pick_backend, pick_device
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class GenerateFlags:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)!r}; it must be {what}.")
 
 
+@out_of_memory_reported()
 def run(arguments: Sequence[str]) -> int:
     """Print the prompt and its continuation, character by character as it comes."""
     flags = command_line.parse_flags(
@@ -59,6 +60,7 @@ def run(arguments: Sequence[str]) -> int:
         description="Continue a prompt with a trained model.",
     )
     device = pick_device(flags.device)
+    pick_backend(device)  # a wrong PHASEFIELD_BACKEND is said now
     model, tokenizer = load_model(find_checkpoint(flags.checkpoint), device)
     with reported(ValueError):
         prompt = tokenizer.encode(flags.prompt).to(device).unsqueeze(0)

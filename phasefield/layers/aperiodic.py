@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from phasefield_kernels import aperiodic_scan, aperiodic_scan_step_, golden_phases
+from phasefield_kernels import aperiodic_scan, aperiodic_scan_step_
+
+from .phases import layer_phases
 
 
 class AperiodicRNN(nn.Module):
@@ -12,9 +14,9 @@ class AperiodicRNN(nn.Module):
 
     Layer l of ``num_layers`` computes, for unit j,
 
-        ``h_t[j] = tanh(W_l x_t + b_l)[j] + c_l[j] · h_{t-1}[j] · cos(ω_l j + h_{t-1}[j]))``
+        ``h_t[j] = tanh((W_l x_t + b_l)[j] + c_l[j] · h_{t-1}[j] · cos(ω_l j + h_{t-1}[j]))``
 
-    with the whole sum inside tanh, ``ω_l = golden angle / phase_scaling^l``, and ``x_t`` the input or the
+    with ``ω_l = golden angle / phase_scaling^l``, and ``x_t`` the input or the
     layer below. There is no matrix between hidden units: a unit sees its own past only. The phases are
     multiples of an irrational angle, reduced modulo 2π as 64-bit integers, so ``module.bfloat16()``
     leaves them exact.
@@ -47,8 +49,6 @@ class AperiodicRNN(nn.Module):
                 f"input_dim, hidden_dim and num_layers are {input_dim}, {hidden_dim} and {num_layers}; "
                 "each must be at least 1."
             )
-        if not phase_scaling > 0:
-            raise ValueError(f"phase_scaling is {phase_scaling}; it must be above 0.")
         self.input_dim = input_dim
         self.hidden_dim = hidden_dim
         self.num_layers = num_layers
@@ -57,7 +57,7 @@ class AperiodicRNN(nn.Module):
         widths = [input_dim] + [hidden_dim] * (num_layers - 1)
         self.projections = nn.ModuleList(nn.Linear(width, hidden_dim) for width in widths)
         self.hidden_scale = nn.Parameter(torch.full((num_layers, hidden_dim), 2.0 if bound_scale else 1.0))
-        phases = [golden_phases(hidden_dim, phase_scaling**layer) for layer in range(num_layers)]
+        phases = [layer_phases(hidden_dim, phase_scaling, layer) for layer in range(num_layers)]
         self.register_buffer("phases", torch.stack(phases), persistent=False)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 LN_PHI = math.log((1 + math.sqrt(5)) / 2)
 
@@ -26,8 +27,8 @@ class ThermodynamicInertiaLoss(nn.Module):
     def __init__(self, temperature: float = 0.1, energy_weight: float = 1.0) -> None:
         super().__init__()
         for name, value in (("temperature", temperature), ("energy_weight", energy_weight)):
-            if not value >= 0:
-                raise ValueError(f"{name} is {value}; it must be at least 0.")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be at least 0 and finite.")
         self.temperature = temperature
         self.energy_weight = energy_weight
 
@@ -41,7 +42,8 @@ class ThermodynamicInertiaLoss(nn.Module):
         if hidden.shape[1] < 2:
             energy = hidden.new_zeros((), dtype=torch.float32)
         else:
-            energy = self.temperature * LN_PHI * hidden.float().diff(dim=1).square().mean()
+            hidden = hidden.float()
+            energy = self.temperature * LN_PHI * F.mse_loss(hidden[:, 1:], hidden[:, :-1])
         return content + self.energy_weight * energy, energy
 
     def extra_repr(self) -> str:

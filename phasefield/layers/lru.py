@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from phasefield_kernels import golden_phases, rotation_scan, rotation_scan_step_
+from phasefield_kernels import rotation_scan, rotation_scan_step_
+
+from .phases import layer_phases
 
 
 class AperiodicLRU(nn.Module):
@@ -54,8 +56,6 @@ class AperiodicLRU(nn.Module):
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1.")
-        if not phase_scaling > 0:
-            raise ValueError(f"phase_scaling is {phase_scaling}; it must be above 0.")
         self.dim = dim
         self.state_dim = state_dim
         self.layer = layer
@@ -68,7 +68,7 @@ class AperiodicLRU(nn.Module):
         self.skip = nn.Parameter(torch.randn(dim))
         self.gate = nn.Linear(dim, 2 * dim)
         self.dropout = dropout
-        self.register_buffer("phases", golden_phases(state_dim, phase_scaling**layer), persistent=False)
+        self.register_buffer("phases", layer_phases(state_dim, phase_scaling, layer), persistent=False)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run the block over ``x`` ``[B, T, dim]``.
@@ -116,4 +116,7 @@ class AperiodicLRU(nn.Module):
         return y * F.dropout(y.new_ones(y.shape[0], 1, self.dim), self.dropout)
 
     def extra_repr(self) -> str:
-        return f"{self.dim}, {self.state_dim}, layer={self.layer}, phase_scaling={self.phase_scaling}"
+        return (
+            f"{self.dim}, {self.state_dim}, layer={self.layer}, phase_scaling={self.phase_scaling}, "
+            f"dropout={self.dropout}"
+        )

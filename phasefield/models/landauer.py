@@ -1,5 +1,6 @@
 """Landauer LLM: an aperiodic recurrent network on characters, with a price on changing state."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,11 @@ from .base import ModelLoss
 
 @dataclass(frozen=True)
 class LandauerConfig:
-    """The model's shape and its energy term; the defaults are the origin's command line."""
+    """The model's shape and its energy term; the defaults are the origin's command line.
+
+    Raises:
+        ValueError: a value out of range, also of a field that the chosen cell does not read.
+    """
 
     vocab_size: int
     """symbols of the tokenizer"""
@@ -36,6 +41,21 @@ class LandauerConfig:
     energy_weight: float = 0.1
     """of the energy term in the total loss"""
 
+    def __post_init__(self) -> None:
+        allowed = {
+            "embed_dim": (self.embed_dim >= 1, "at least 1"),
+            "hidden_dim": (self.hidden_dim >= 1, "at least 1"),
+            "num_layers": (self.num_layers >= 1, "at least 1"),
+            "phase_scaling": (0 < self.phase_scaling < math.inf, "above 0 and finite"),
+            "cell": (self.cell in ("aperiodic", "lru"), "'aperiodic' or 'lru'"),
+            "dropout": (0 <= self.dropout < 1, "at least 0 and below 1"),
+            "temperature": (0 <= self.temperature < math.inf, "at least 0 and finite"),
+            "energy_weight": (0 <= self.energy_weight < math.inf, "at least 0 and finite"),
+        }
+        for name, (holds, what) in allowed.items():
+            if not holds:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {what}.")
+
 
 class Landauer(nn.Module):
     """Embedding → recurrent stack → linear head on the top state, for all steps at once.
@@ -56,10 +76,8 @@ class Landauer(nn.Module):
                 phase_scaling=config.phase_scaling,
                 bound_scale=config.bound_scale,
             )
-        elif config.cell == "lru":
-            self.stack = _LRUStack(config)
         else:
-            raise ValueError(f"cell is {config.cell!r}; allowed are 'aperiodic' and 'lru'.")
+            self.stack = _LRUStack(config)
         self.head = nn.Linear(config.hidden_dim, config.vocab_size)
         self.inertia = ThermodynamicInertiaLoss(config.temperature, config.energy_weight)
 

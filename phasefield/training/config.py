@@ -64,6 +64,7 @@ class TrainConfig:
         for name in ("eval_every", "warmup_steps", "seed"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("seed", self.seed < 2**63, "below 2^63")
+        self._require("save_dir", self.save_dir != "", "a folder")
         self._require("lr", 0 < self.lr < math.inf, "above 0 and finite")
         self._require("grad_clip", 0 <= self.grad_clip < math.inf, "at least 0 (0 = off) and finite")
         self._require("average_decay", 0 <= self.average_decay < 1, "at least 0 (0 = off) and below 1")
@@ -72,7 +73,7 @@ class TrainConfig:
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
             flag = name.replace("_", "-")
-            raise UsageError(f"--{flag} is {getattr(self, name)}; it must be {allowed}.")
+            raise UsageError(f"--{flag} is {getattr(self, name)!r}; it must be {allowed}.")
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -1,8 +1,13 @@
 """Which device a command runs on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
-from ..errors import UsageError, UserError
+from phasefield_kernels.backend import resolve
+
+from ..errors import UsageError, UserError, reported
 
 _TYPES = ("cpu", "cuda", "xpu")
 
@@ -28,6 +33,32 @@ def pick_device(name: str) -> torch.device:
         devices = ", ".join(describe_device(torch.device(other)) for other in present)
         raise UserError(f"--device is {name!r}, which PyTorch does not see here; it sees: {devices}.")
     return torch.device(name)
+
+
+def pick_backend(device: torch.device) -> str:
+    """The backend that the ops run on for tensors of a device.
+
+    Raises:
+        UserError: ``PHASEFIELD_BACKEND`` names none, or one that cannot run there.
+    """
+    with reported(ValueError):
+        return resolve(None, torch.empty(0, device=device))
+
+
+@contextmanager
+def out_of_memory_reported() -> Iterator[None]:
+    """Turn running out of memory into :class:`UserError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # On a CPU torch raises a plain RuntimeError.
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(
+            error
+        ):
+            raise
+        raise UserError(
+            f"out of memory ({error!s:.300}). Less is needed with a smaller --batch-size, --seq-len or model."
+        ) from error
 
 
 def describe_device(device: torch.device) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from ..errors import UserError, reported
 from .config import learning_rate
 from .curve import draw_loss_curve
+from .device import out_of_memory_reported
 from .flags import RunFlags
 from .interrupt import Interrupt
 from .progress import ProgressReport
@@ -36,6 +37,7 @@ class Outcome:
     validation: dict[str, float] | None
 
 
+@out_of_memory_reported()
 def train(flags: RunFlags, console: Console | None = None) -> Outcome:
     """Train a model, or go on with a run, as the flags say.
 
@@ -44,8 +46,8 @@ def train(flags: RunFlags, console: Console | None = None) -> Outcome:
         console: where to show progress; standard output if None.
 
     Raises:
-        UserError: the run cannot start, its loss is no longer finite, or the disk is full. Checkpoints
-            saved before stay good.
+        UserError: the run cannot start, its loss is no longer finite, or the disk or the memory is full.
+            Checkpoints saved before stay good.
     """
     console = console or Console()
     session = open_session(flags, console)

@@ -56,7 +56,8 @@ class RunFolder:
         """Make the folder, and find out now whether checkpoints can be written to it.
 
         Args:
-            checkpoint_bytes: size of one; two must fit, as the old one is deleted after the new one is safe.
+            checkpoint_bytes: size of one; three must fit, as the latest is deleted after the new one is safe,
+                and the best may be a third.
 
         Raises:
             UserError: the folder cannot be made or written, or has too little space.
@@ -72,10 +73,11 @@ class RunFolder:
             raise UserError(
                 f"--save-dir {self.path} cannot be written: {error.strerror or error}."
             ) from error
-        if free < 2 * checkpoint_bytes:
+        needed = (3 - len({self.latest(), self.best()} - {None})) * checkpoint_bytes
+        if free < needed:
             raise UserError(
-                f"--save-dir {self.path} has {free / 1e6:,.1f} MB of free disk space; two checkpoints of "
-                f"this model need {2 * checkpoint_bytes / 1e6:,.1f} MB. Free some, or choose another disk."
+                f"--save-dir {self.path} has {free / 1e6:,.1f} MB of free disk space; the checkpoints of "
+                f"this run need {needed / 1e6:,.1f} MB. Free some, or choose another disk."
             )
 
     def save(self, step: int, best_step: int | None, write: Callable[[Path], None]) -> None:

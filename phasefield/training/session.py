@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, ProjectConfiguration
 from rich.console import Console
 from torch import Tensor, nn
-
-from phasefield_kernels.backend import resolve
 
 from ..data import CharTokenizer, ContiguousStreams, Corpus, RandomWindows, load_corpus
 from ..errors import UsageError, UserError, reported
@@ -20,7 +19,7 @@ from ..models import ModelLoss
 from .average import WeightAverage
 from .checkpoint import load_model, read_json, write_model
 from .config import TrainConfig
-from .device import describe_device, pick_device
+from .device import describe_device, pick_backend, pick_device
 from .evaluation import Evaluation, describe_split, evaluate, validation_ids
 from .flags import RunFlags, known_model
 from .run_folder import RunFolder
@@ -93,9 +92,10 @@ class Session:
         The wrapped loss goes before the group: as the group's last owner it would join, holding Python's
         lock, a thread of the group's that may wait for that lock.
         """
-        del self.loss
-        self.accelerator.free_memory()
-        gc.collect()
+        if self.accelerator.num_processes > 1:
+            del self.loss
+            self.accelerator.free_memory()
+            gc.collect()
         self.accelerator.end_training()
 
     def log(self, values: dict[str, float]) -> None:
@@ -145,10 +145,11 @@ def open_session(flags: RunFlags, console: Console) -> Session:
     with reported(ValueError):
         batches = _training_batches(run, tokenizer.encode(corpus.train), accelerator)
         validation = validation_ids(corpus, tokenizer).to(accelerator.device)
-        backend = resolve(None, torch.empty(0, device=accelerator.device))
+    backend = pick_backend(accelerator.device)
     if accelerator.is_main_process:
         weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-        folder.check_writable(4 * weight_bytes)  # the weights, their average and Adam's two moments
+        # The weights, their average and Adam's two moments; a margin for what is small, the picture too.
+        folder.check_writable(4 * weight_bytes + 2**18)
     model.train()
     loss = accelerator.prepare(torch.compile(_Loss(model)) if run.compile else _Loss(model))
     average = WeightAverage(model, run.average_decay)
@@ -225,16 +226,17 @@ def _accelerator(run: TrainConfig) -> Accelerator:
     device = pick_device(run.device)
     if device.index is not None:
         torch.get_device_module(device).set_device(device)
+    installed = {tracker.value for tracker in get_available_trackers()}
+    if run.log_with in LoggerType.list() and run.log_with not in installed | {"all"}:
+        raise UserError(
+            f"--log-with is {run.log_with!r}, which is not installed here; install it, or use none."
+        )
     with reported(ValueError):  # an unknown tracker; another precision before in the same Python process
         accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision="bf16" if run.precision == "bf16" else "no",
             log_with=None if run.log_with == "none" else run.log_with,
             project_config=ProjectConfiguration(run.save_dir, str(Path(run.save_dir, "logs"))),
-        )
-    if run.log_with != "none" and not accelerator.log_with:
-        raise UserError(
-            f"--log-with is {run.log_with!r}, which is not installed here; install it, or use none."
         )
     if device.index is not None and accelerator.num_processes > 1:
         raise UsageError(

@@ -35,11 +35,22 @@ BAD_INPUTS = {
         "--warmup-steps is 9; it must be at most",
     ),
     "no accumulation": (f"{TRAIN} --gradient-accumulation 0", 2, "--gradient-accumulation is 0"),
-    "a model without units": (f"{TRAIN} --hidden-dim 0", 1, "hidden_dim"),
-    "a negative energy weight": (f"{TRAIN} --energy-weight -1", 1, "energy_weight is -1"),
+    "a model without units": (f"{TRAIN} --hidden-dim 0", 2, "hidden_dim is 0; it must be at least 1"),
+    "a model without layers": (f"{TRAIN} --num-layers 0 --cell lru", 2, "num_layers is 0; it must be"),
+    "a model for no memory": (f"{TRAIN} --hidden-dim 99999999999", 1, "out of memory"),
+    "a negative energy weight": (f"{TRAIN} --energy-weight -1", 2, "energy_weight is -1.0; it must be"),
+    "a boundless temperature": (f"{TRAIN} --temperature inf", 2, "temperature is inf; it must be"),
+    "a phase scaling of nothing": (f"{TRAIN} --phase-scaling 0", 2, "phase_scaling is 0.0; it must be above"),
+    "a phase scaling beyond numbers": (
+        f"{TRAIN} --phase-scaling 1e300 --num-layers 9",
+        1,
+        "phase_scaling is 1e+300; layer 2 divides",
+    ),
+    "a dropout of everything": (f"{TRAIN} --dropout 1", 2, "dropout is 1.0; it must be at least 0 and below"),
     "an unknown device": (f"{TRAIN} --device gpu", 2, "--device is 'gpu'; allowed are auto, cpu, cuda"),
     "a device that is not there": (f"{TRAIN} --device cuda:99", 1, "--device is 'cuda:99'"),
     "an unknown tracker": (f"{TRAIN} --log-with abacus", 1, "abacus"),
+    "a tracker that is not there": (f"{TRAIN} --log-with dvclive", 1, "'dvclive', which is not installed"),
     "a text that is not there": (f"{TRAIN} --data-path nothing.txt", 1, "nothing.txt"),
     "a folder as text": (f"{TRAIN} --data-path run", 1, "run"),
     "a text that is not UTF-8": (
@@ -54,6 +65,7 @@ BAD_INPUTS = {
         1,
         "'shakspere'; known are shakespeare",
     ),
+    "no folder": (f"{TRAIN} --save-dir=", 2, "--save-dir is ''; it must be a folder"),
     "a folder that cannot be made": (f"{TRAIN} --save-dir text.txt/run", 1, "--save-dir text.txt/run"),
     "a folder with a run in it": (f"{TRAIN} --save-dir run", 1, "run already holds a run, at step-000200"),
     "nothing to resume": (f"{TRAIN} --resume", 1, "--resume: there is no checkpoint in new"),
@@ -102,6 +114,15 @@ def places(workplace):
     damaged = shutil.copytree(workplace / "run" / "step-000200", workplace / "damaged")
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
+
+
+@pytest.mark.parametrize("command", [TRAIN, GENERATE, EVALUATE])
+def test_an_unknown_backend_is_said_by_every_command(command, workplace, capsys, monkeypatch):
+    monkeypatch.setattr("phasefield_kernels.backend._chosen", "cuda")
+    assert command_line.run(dispatch, command.split()) == 1
+    output, error = capsys.readouterr()
+    assert error.startswith("error: PHASEFIELD_BACKEND is 'cuda'; allowed are auto, triton")
+    assert output == ""
 
 
 @pytest.mark.parametrize("case", BAD_INPUTS)

@@ -180,6 +180,11 @@ def test_inertia_is_the_mean_squared_motion():
     [
         (lambda: AperiodicRNN(0, 4), "input_dim, hidden_dim and num_layers are 0, 4 and 1"),
         (lambda: AperiodicRNN(3, 4, phase_scaling=0.0), "phase_scaling is 0.0; it must be above 0"),
+        (
+            lambda: AperiodicRNN(3, 4, phase_scaling=math.inf),
+            "phase_scaling is inf; it must be above 0 and fin",
+        ),
+        (lambda: AperiodicRNN(3, 4, 9, phase_scaling=1e99), "layer 4 divides its angle by the power 4"),
         (lambda: AperiodicLRU(0), "each must be at least 1"),
         (lambda: AperiodicLRU(4, min_radius=0.9, max_radius=1.0), "max_radius are 0.9 and 1.0"),
         (lambda: ThermodynamicInertiaLoss(-1.0), "temperature is -1.0; it must be at least 0"),

@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from safetensors.torch import load_file
 from phasefield.data import RandomWindows
 from phasefield.errors import UserError
 from phasefield.models import Landauer
-from phasefield.training import TrainConfig
+from phasefield.training import TrainConfig, load_model
 from phasefield.training.config import learning_rate
 from phasefield.training.loop import REPORT_EVERY
 from phasefield.training.run_folder import RunFolder
-from phasefield_kernels import use_backend
+from phasefield_kernels import aperiodic_scan, use_backend
+from phasefield_kernels.aperiodic_scan.newton import certified_lanes
 
 
 def weights(save_dir):
@@ -31,6 +33,19 @@ def test_a_run_learns_its_text(flags, quietly):
     assert outcome.validation["content"] < 1.5  # ln 26 = 3.3 before; the text is a pattern and numbers
     assert "[val] step 300  total" in quietly.text()
     assert "full validation split" in quietly.text()
+
+
+def test_newtons_iterations_solve_the_lanes_of_a_trained_model(flags, quietly):
+    quietly(flags(steps=100, batch_size=16, seq_len=16, lr=1e-2, model={"hidden_dim": 32}))
+    model, tokenizer = load_model(RunFolder(flags().run.save_dir).latest())
+    tokens = tokenizer.encode(Path(flags().run.data_path).read_text()).unsqueeze(0)
+    rnn = model.stack
+    with torch.no_grad():
+        h = model.embedding(tokens)
+        for projection, scale, phases in zip(rnn.projections, rnn.hidden_scale, rnn.phases, strict=True):
+            u = projection(h)
+            assert certified_lanes(u, scale, phases).all()  # none falls back to the step-by-step scan
+            h, _ = aperiodic_scan(u, scale, phases)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_another(flags, quietly, tmp_path):

@@ -117,10 +117,18 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_good_checkpoint(tmp_path)
 
 
 def test_too_little_space_is_said_at_the_start(tmp_path):
-    with pytest.raises(
-        UserError, match=r"has .* MB of free disk space; two checkpoints .* need 2,000,000,000"
-    ):
+    with pytest.raises(UserError, match=r"has .* MB of free disk space; .* this run need 3,000,000,000"):
         RunFolder(tmp_path).check_writable(10**15)
+
+
+def test_a_run_that_goes_on_needs_space_for_the_checkpoints_it_does_not_have(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.save(1, 1, write)
+    with pytest.raises(UserError, match="this run need 2,000,000,000"):
+        folder.check_writable(10**15)
+    folder.save(2, 1, write)
+    with pytest.raises(UserError, match="this run need 1,000,000,000"):
+        folder.check_writable(10**15)
 
 
 def test_a_folder_that_cannot_be_made_is_said_at_the_start(tmp_path):

@@ -12,7 +12,7 @@ from ..packing import each_sequence
 from ..phases import radians_from_phase
 from ..threads import one_thread_if_small
 
-_BLOCK = 1 << 18  # elements of the workspaces of one block of time steps: they stay in cache
+_BLOCK = 1 << 17  # elements of the workspaces of one block of time steps: they stay in cache
 
 
 def forward(
@@ -103,15 +103,15 @@ def _adjoint_into(
         before = torch.cat([first.unsqueeze(1), here[:, :-1]], dim=1)
         p = before + φ
         cosine = p.cos()
-        slope = 1 - here * here
+        slope = torch.addcmul(torch.ones_like(c), here, here, value=-1)
         jacobian = torch.addcmul(cosine, before, p.sin_(), value=-1).mul_(slope).mul_(c)
+        direct = grad_h[:, begin:end].to(carry.dtype)
         λ = grad_u[:, begin:end] if grad_u.dtype == carry.dtype else torch.empty_like(here)
-        λ.copy_(grad_h[:, begin:end])
-        λ[:, -1] += carry
-        later = λ[:, -1]
+        later = torch.add(direct[:, -1], carry, out=λ[:, -1])
+        steps_back = (tensor.unbind(1)[::-1] for tensor in (λ[:, :-1], direct[:, :-1], jacobian[:, 1:]))
         with one_thread_if_small(carry.numel()):
-            for λ_t, jacobian_next in zip(λ[:, :-1].unbind(1)[::-1], jacobian.unbind(1)[:0:-1], strict=True):
-                later = λ_t.addcmul_(jacobian_next, later)
+            for λ_t, direct_t, jacobian_next in zip(*steps_back, strict=True):
+                later = torch.addcmul(direct_t, jacobian_next, later, out=λ_t)
         torch.mul(jacobian[:, 0], later, out=carry)
         d = λ.mul_(slope)
         if grad_u.dtype != carry.dtype:

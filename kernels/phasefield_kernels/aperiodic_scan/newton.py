@@ -14,7 +14,10 @@ The certificate. Inside a chunk the iterate is exact, so it errs by its start's 
 term leaves out as long as the error stays under the tolerance. So with ``r_k = |F_k(s_k) − s_{k+1}|`` and
 G_k, H_k the end and the maximum of those products over chunk k, ``e_{k+1} = G_k e_k + r_k``, and a lane
 with ``H_k e_k ≤ tolerance`` in every chunk is certified. The others are computed step by step: chaotic
-lanes, where nearby states separate. Nothing is read back to the host to decide this on a GPU.
+lanes, where nearby states separate. No lane of a trained Landauer LLM is: neither of 2 layers of 256 units
+after 2,000 steps (|c| up to 2.6) nor of 4 layers of 512, at T = 1,024 to 65,536 of Shakespeare; with the
+trained scales tripled it is one in 13 of the first layer's. Nothing is read back to the host to decide
+this on a GPU.
 
 On a GPU u is read four times instead of once (two iterations, the last pass, rows of lanes that fall back).
 Source: Y. H. Lim et al., "Parallelizing non-linear sequential models over the sequence length", 2024 (DEER);

@@ -31,5 +31,5 @@ def aperiodic_scan(
     for u_t in u.to(dtype).unbind(1):
         h = torch.tanh(u_t + c * h * torch.cos(φ + h))
         outputs.append(h)
-    stacked = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(u)
+    stacked = torch.stack(outputs, dim=1) if outputs else u.to(dtype, copy=True)
     return stacked.to(u.dtype), h.clone()

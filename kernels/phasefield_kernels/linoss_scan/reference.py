@@ -45,5 +45,5 @@ def linoss_scan(
     for u_t in u.to(dtype).unbind(1):
         state = step(u_t, A, dt, state, discretization)
         positions.append(state[..., 0])
-    y = torch.stack(positions, dim=1) if positions else torch.zeros_like(u)
+    y = torch.stack(positions, dim=1) if positions else u.clone()
     return y.to(u.dtype), state.clone()

@@ -46,5 +46,5 @@ def rotation_scan(
         rotated = torch.stack([cos_t * real - sin_t * imaginary, sin_t * real + cos_t * imaginary], dim=-1)
         h = rotated + x_t
         outputs.append(h)
-    stacked = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(x)
+    stacked = torch.stack(outputs, dim=1) if outputs else x.to(dtype, copy=True)
     return stacked.to(x.dtype), h.clone()

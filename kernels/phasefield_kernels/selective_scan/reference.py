@@ -59,7 +59,7 @@ def selective_scan(
         h = torch.exp(delta_t.unsqueeze(-1) * A) * h + (delta_t * x_t).unsqueeze(-1) * B_t
         y_t = (C_t * h).sum(-1)
         outputs.append(2 * y_t.real if is_complex else y_t)
-    y = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(x)
+    y = torch.stack(outputs, dim=1) if outputs else x.clone()
     y = y if D is None else y + D.to(dtype) * x
     y = y if z is None else y * F.silu(z.to(dtype))
     return y.to(out_dtype), (torch.view_as_real(h) if is_complex else h).clone()
