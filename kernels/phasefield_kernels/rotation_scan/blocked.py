@@ -19,6 +19,7 @@ from torch import Tensor
 # conj_physical throughout: inside a custom op that runs in a compiled graph, conj()'s lazy bit is dropped.
 from ..checks import gradient_dtype, state_dtype
 from ..packing import each_sequence
+from ..pairs import as_complex
 from ..phases import phase_from_radians, radians_from_phase
 
 _CHUNK = 8
@@ -45,7 +46,7 @@ def forward(
     ) -> tuple[Tensor, ...]:
         factors = _Factors(angle, log_decay, gate, x)
         for begin, end, chunk in _blocks(x):
-            inputs = _complex(x[:, begin:end])
+            inputs = as_complex(x[:, begin:end])
             if gate is not None:
                 inputs = inputs * _opened(gate[:, begin:end], factors.real)
             along = factors.along(begin, end, chunk)
@@ -105,7 +106,7 @@ def backward(
         state = torch.zeros_like(torch.view_as_complex(grad_state))
         summed = state.new_zeros(h.shape[2])
         for begin, end, chunk in reversed(_blocks(h)):
-            g = _complex(grad_h[:, begin:end])
+            g = as_complex(grad_h[:, begin:end])
             if end == h.shape[1]:
                 g = g.clone()
                 g[:, -1] += torch.view_as_complex(grad_state)
@@ -122,7 +123,7 @@ def backward(
             if gate is not None:
                 opened = _opened(gate[:, begin:end], factors.real)
                 if needs_parameters:
-                    along_x = (G.conj_physical() * _complex(x[:, begin:end])).real
+                    along_x = (G.conj_physical() * as_complex(x[:, begin:end])).real
                     closed = _opened(-gate[:, begin:end], factors.real)
                     _give(grad_gate, begin, end, opened * (closed * along_x - w.real))
                 grad_x[:, begin:end] = torch.view_as_real(G * opened)
@@ -269,18 +270,12 @@ def _blocks(x: Tensor) -> list[tuple[int, int, int]]:
     return blocks + [(whole, length, length - whole)] * (whole < length)
 
 
-def _complex(x: Tensor) -> Tensor:
-    x = x.to(state_dtype(x))
-    viewable = x.stride(-1) == 1 and all(s % 2 == 0 for s in x.stride()[:-1]) and x.storage_offset() % 2 == 0
-    return torch.view_as_complex(x if viewable else x.clone(memory_format=torch.contiguous_format))
-
-
 def _before(h: Tensor, start: Tensor | None, begin: int, end: int) -> Tensor:
     # h_{t-1} of steps begin … end − 1.
     if begin > 0:
-        return _complex(h[:, begin - 1 : end - 1])
+        return as_complex(h[:, begin - 1 : end - 1])
     first = torch.zeros_like(h[:, :1]) if start is None else start.unsqueeze(1)
-    return _complex(torch.cat([first.to(state_dtype(h)), h[:, : end - 1].to(state_dtype(h))], dim=1))
+    return as_complex(torch.cat([first.to(state_dtype(h)), h[:, : end - 1].to(state_dtype(h))], dim=1))
 
 
 def _padded(parameter: Tensor, begin: int, end: int) -> Tensor:
