@@ -66,11 +66,7 @@ def forward(
 
     def one(y: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
         *pieces, state = rest
-        own = inputs.of(tuple(pieces))
-        starts = torch.empty(saved_numel(own.x.shape, A.shape), dtype=dtype, device=x.device)
-        for tile, part in _tiles(own, starts):
-            _forward(_Layout(tile.inputs(own), part, tile.span), tile.tokens(y), tile.states(state))
-        return (starts,)
+        return (_scan(inputs.of(tuple(pieces)), y, state),)
 
     with one_thread():
         if cu_seqlens is None:
@@ -185,7 +181,7 @@ def _tiles(inputs: Inputs, starts: Tensor) -> Iterator[tuple[_Tile, Tensor]]:
     floats = _floats(inputs.A.shape)
     groups = inputs.B.shape[2] if inputs.B.ndim == 2 + inputs.A.ndim else 1
     channels = width // groups
-    lanes = max(1, _CHUNK // _SHORTEST // max(1, floats))
+    lanes = max(1, _CHUNK // min(_SHORTEST, max(1, length)) // max(1, floats))
     by_group = _share(groups, lanes // max(1, channels))
     by_channel = by_group * channels if by_group > 1 else _share(channels, lanes)
     by_row = _share(batch, lanes // max(1, width))
@@ -296,6 +292,15 @@ def _read(layout: _Layout, C: Tensor, h: Tensor) -> Tensor:
     return 2 * y.real if layout.complex else y
 
 
+def _scan(inputs: Inputs, y: Tensor, state: Tensor) -> Tensor:
+    # Fills y and moves the state on, tile by tile; returns the start states.
+    size = saved_numel(inputs.x.shape, inputs.A.shape)
+    starts = torch.empty(size, dtype=state.dtype, device=state.device)
+    for tile, part in _tiles(inputs, starts):
+        _forward(_Layout(tile.inputs(inputs), part, tile.span), tile.tokens(y), tile.states(state))
+    return starts
+
+
 def _forward(layout: _Layout, y: Tensor, state: Tensor) -> None:
     # Fills y and the start states, and moves the state on.
     inputs, last = layout.inputs, layout.state_in(state)
@@ -395,6 +400,7 @@ def _floats_of(conjugated: Tensor) -> Tensor:
 
 def step_(inputs: Inputs, state: Tensor) -> Tensor:
     """One step; the state is overwritten, the output returned."""
-    y, final, _ = forward(inputs, state, None)
-    state.copy_(final)
+    y = torch.empty(inputs.x.shape, dtype=inputs.x.dtype, device=inputs.x.device)
+    with one_thread():
+        _scan(inputs, y, state)
     return y
