@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,25 +45,27 @@ class CompiledKernel:
     code: MachineCode
 
 
-def compile_cases(target: str, op: str, *, quick: bool = False) -> list[CompiledKernel]:
-    """Every kernel that an op's cases launch, compiled for a target in a process of its own.
+def compile_cases(target: str, ops: Sequence[str], *, quick: bool = False) -> dict[str, list[CompiledKernel]]:
+    """Every kernel that the ops' cases launch, by op; compiled for a target in a process of its own.
 
     Args:
         target: a name in :data:`benchmarks.targets.TARGETS`.
-        op: a name in :data:`benchmarks.cases.OPS`.
+        ops: names in :data:`benchmarks.cases.OPS`.
         quick: only the cases that hold each kernel once.
 
     Raises:
         RuntimeError: the process failed, with what it wrote.
     """
-    command = [sys.executable, "-m", "benchmarks.compile_gate", target, op, *(["--quick"] if quick else [])]
+    command = [sys.executable, "-m", "benchmarks.compile_gate", target, *ops]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = [str(ROOT), str(ROOT / "kernels"), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    process = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    process = subprocess.run(
+        [*command, *(["--quick"] if quick else [])], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
     if process.returncode:
-        raise RuntimeError(f"compiling {op} for {target} failed:\n{process.stderr}")
-    return [kernel_from_json(row) for row in json.loads(process.stdout)]
+        raise RuntimeError(f"compiling {', '.join(ops)} for {target} failed:\n{process.stderr}")
+    return {op: [kernel_from_json(row) for row in rows] for op, rows in json.loads(process.stdout).items()}
 
 
 def kernel_from_json(row: dict[str, Any]) -> CompiledKernel:
@@ -112,48 +114,56 @@ def compile_instead_of_launching(target: Target) -> list[Any]:
     return compiled
 
 
-def compile_here(target: Target, cases: Iterable[Case]) -> list[CompiledKernel]:
-    """Run the cases in this process, for the target; each different kernel once, in order of first launch."""
-    launched: dict[str, tuple[Any, list[str]]] = {}
+def compile_here(target: Target, ops: Mapping[str, Iterable[Case]]) -> dict[str, list[CompiledKernel]]:
+    """Run the ops' cases in this process, for the target; by op each different kernel once, as launched."""
     compiled = compile_instead_of_launching(target)
-    for case in cases:
-        case.prepare().run()
-        for kernel in compiled:
-            names = launched.setdefault(kernel.hash, (kernel, []))[1]
-            if case.name not in names:
-                names.append(case.name)
-        compiled.clear()
-    return [_describe(kernel, names, target) for kernel, names in launched.values()]
+    codes: dict[str, MachineCode] = {}  # by the kernel's hash: ops share kernels
+    kernels = {}
+    for op, cases in ops.items():
+        launched: dict[str, tuple[Any, list[str]]] = {}
+        for case in cases:
+            case.prepare().run()
+            for kernel in compiled:
+                names = launched.setdefault(kernel.hash, (kernel, []))[1]
+                if case.name not in names:
+                    names.append(case.name)
+            compiled.clear()
+        for name, (kernel, _) in launched.items():
+            if name not in codes:
+                codes[name] = read(kernel.asm, kernel.metadata.shared, kernel.metadata.num_warps, target)
+        kernels[op] = [_describe(kernel, names, codes[name]) for name, (kernel, names) in launched.items()]
+    return kernels
 
 
-def _describe(kernel: Any, cases: list[str], target: Target) -> CompiledKernel:
+def _describe(kernel: Any, cases: list[str], code: MachineCode) -> CompiledKernel:
     names = kernel.src.fn.arg_names
     constants = {names[path[0]]: value for path, value in kernel.src.constants.items()}
     fixed = [name for name in names if kernel.src.signature[name] == "constexpr" and name.isupper()]
     types = {name: kind for name, kind in kernel.src.signature.items() if name not in fixed}
-    warps, shared = kernel.metadata.num_warps, kernel.metadata.shared
     return CompiledKernel(
         kernel=kernel.src.fn.__name__,
-        configuration=" ".join([*(f"{name}={constants[name]}" for name in fixed), f"warps={warps}"]),
+        configuration=" ".join(
+            [*(f"{name}={constants[name]}" for name in fixed), f"warps={kernel.metadata.num_warps}"]
+        ),
         arguments=", ".join(
             f"{name}: {constants[name] if kind == 'constexpr' else kind}" for name, kind in types.items()
         ),
         cases=tuple(cases),
-        code=read(kernel.asm, shared, warps, target),
+        code=code,
     )
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(description="Compile one op's cases for one target; JSON to stdout.")
+    parser = argparse.ArgumentParser(description="Compile ops' cases for one target; JSON to stdout.")
     parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("op")
+    parser.add_argument("ops", nargs="+")
     parser.add_argument("--quick", action="store_true", help="only the cases that hold each kernel once")
     arguments = parser.parse_args()
     from .cases import OPS
 
-    cases = (case for case in OPS[arguments.op]() if case.quick or not arguments.quick)
+    cases = {op: [c for c in OPS[op]() if c.quick or not arguments.quick] for op in arguments.ops}
     kernels = compile_here(TARGETS[arguments.target], cases)
-    json.dump([asdict(kernel) for kernel in kernels], sys.stdout)
+    json.dump({op: [asdict(kernel) for kernel in rows] for op, rows in kernels.items()}, sys.stdout)
 
 
 if __name__ == "__main__":

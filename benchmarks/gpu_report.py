@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
-from itertools import product
 
 from .compile_gate import ROOT, CompiledKernel, compile_cases, kernel_from_json
 from .machine_code import MachineCode
@@ -47,24 +46,28 @@ def report(
         ops: names in :data:`benchmarks.cases.OPS`.
         quick: only the cases that hold each kernel once.
     """
-    pairs = list(product(targets, ops))
+    targets, ops = list(targets), list(ops)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda pair: _cached(*pair, quick), pairs)
-        for (target, op), kernels in zip(pairs, results, strict=True):
-            for kernel in kernels:
-                yield target, op, kernel
+        results = pool.map(lambda target: _cached(target, ops, quick), targets)
+        for target, kernels in zip(targets, results, strict=True):
+            for op in ops:
+                for kernel in kernels[op]:
+                    yield target, op, kernel
 
 
-def _cached(target: str, op: str, quick: bool) -> list[CompiledKernel]:
-    path = CACHE / f"{target}-{op}-{'quick' if quick else 'full'}-{sources_hash()}.json"
-    if path.exists():
-        return [kernel_from_json(row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    kernels = compile_cases(target, op, quick=quick)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Two runs may write at once: each its own file, renamed when whole.
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps([asdict(kernel) for kernel in kernels]), encoding="utf-8")
-    partial.replace(path)
+def _cached(target: str, ops: list[str], quick: bool) -> dict[str, list[CompiledKernel]]:
+    paths = {op: CACHE / f"{target}-{op}-{'quick' if quick else 'full'}-{sources_hash()}.json" for op in ops}
+    # Starting a process takes as long as compiling several kernels: one for all ops.
+    missing = [op for op, path in paths.items() if not path.exists()]
+    kernels = compile_cases(target, missing, quick=quick) if missing else {}
+    for op, rows in kernels.items():
+        paths[op].parent.mkdir(parents=True, exist_ok=True)
+        # Two runs may write at once: each its own file, renamed when whole.
+        partial = paths[op].with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps([asdict(kernel) for kernel in rows]), encoding="utf-8")
+        partial.replace(paths[op])
+    for op in paths.keys() - kernels.keys():
+        kernels[op] = [kernel_from_json(row) for row in json.loads(paths[op].read_text(encoding="utf-8"))]
     return kernels
 
 

@@ -1,7 +1,7 @@
-"""One thread for loops of small elementwise ops on a CPU."""
+"""One thread for loops of small ops on a CPU."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -9,15 +9,10 @@ _WORTH_TWO_THREADS = 1 << 16  # elements an op; measured, see the docstring belo
 
 
 @contextmanager
-def one_thread_if_small(elements: int) -> Iterator[None]:
-    """Run a block on one thread if each op in it touches few elements, then restore the setting.
-
-    torch splits cos, tanh and exp over its threads from 2,048 elements on, and waking a thread costs
-    more than such an op: with sleeping workers (GOMP_SPINCOUNT=0) a scan step of 8,192 lanes takes
-    2.6 times as long on two threads as on one. From 65,536 elements on, threads pay.
-    """
+def one_thread() -> Iterator[None]:
+    """Run a block on one thread, then restore the setting."""
     threads = torch.get_num_threads()
-    if threads == 1 or elements >= _WORTH_TWO_THREADS:
+    if threads == 1:
         yield
         return
     torch.set_num_threads(1)
@@ -25,3 +20,13 @@ def one_thread_if_small(elements: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def one_thread_if_small(elements: int) -> AbstractContextManager[None]:
+    """:func:`one_thread` if each op of a block touches few elements.
+
+    torch splits cos, tanh and exp over its threads from 2,048 elements on, and waking a thread costs
+    more than such an op: with sleeping workers (GOMP_SPINCOUNT=0) a scan step of 8,192 lanes takes
+    2.6 times as long on two threads as on one. From 65,536 elements on, threads pay.
+    """
+    return one_thread() if elements < _WORTH_TWO_THREADS else nullcontext()

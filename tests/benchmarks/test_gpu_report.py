@@ -16,9 +16,9 @@ KERNEL = CompiledKernel(
 def compilations(monkeypatch, tmp_path):
     done = []
 
-    def compile_cases(target, op, *, quick):
-        done.append((target, op, quick))
-        return [KERNEL]
+    def compile_cases(target, ops, *, quick):
+        done.append((target, *ops, quick))
+        return {op: [KERNEL] for op in ops}
 
     monkeypatch.setattr(gpu_report, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(gpu_report, "compile_cases", compile_cases)
@@ -31,6 +31,13 @@ def test_a_second_run_compiles_nothing_and_says_the_same(compilations):
     assert list(gpu_report.report(["sm_80", "sm_86"], ["op"])) == first
     assert first == [("sm_80", "op", KERNEL), ("sm_86", "op", KERNEL)]
     assert len(compilations) == 2
+
+
+def test_what_is_missing_of_a_target_compiles_in_one_process(compilations):
+    list(gpu_report.report(["sm_80"], ["one"]))
+    rows = list(gpu_report.report(["sm_80"], ["one", "two", "three"]))
+    assert compilations == [("sm_80", "one", False), ("sm_80", "two", "three", False)]
+    assert [op for _, op, _ in rows] == ["one", "two", "three"]
 
 
 def test_a_changed_source_compiles_again(compilations, monkeypatch, tmp_path):

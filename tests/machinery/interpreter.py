@@ -7,9 +7,10 @@ As Triton 3.6 to 3.9 ship it, the interpreter (TRITON_INTERPRET=1)
 - truncates where a conversion to bfloat16 rounds to nearest even;
 - multiplies tf32 dots in full float32, so the loss that a GPU has there is invisible;
 - calls the combine function of a scan or a custom reduction once per element, in Python;
-- makes 32-bit integers of a boolean that is spread over a block (3.9), and then refuses it as a mask.
+- makes 32-bit integers of a boolean that is spread over a block (3.9), and then refuses it as a mask;
+- takes a loop's bounds by ``int()`` from arrays of one element (3.6), which NumPy refuses since 2.4.
 
-:func:`correct_interpreter` mends all five.
+:func:`correct_interpreter` mends all six.
 """
 
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def correct_interpreter() -> None:
         _correct_bfloat16(interpreter.InterpreterBuilder)
         _correct_tf32(interpreter.InterpreterBuilder)
         _correct_masks(interpreter.InterpreterBuilder)
+        _correct_bounds()
         _correct_bfloat16_sums()
         _speed_up_scans()
 
@@ -74,6 +76,16 @@ def _correct_masks(builder: Any) -> None:
         return store(self, pointers, value, as_boolean(mask), *rest)
 
     builder.create_masked_load, builder.create_masked_store = create_masked_load, create_masked_store
+
+
+def _correct_bounds() -> None:
+    patch = interpreter._patch_lang_tensor
+
+    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_lang_tensor
 
 
 def _is_bfloat16(handle: TensorHandle) -> bool:

@@ -1,18 +1,10 @@
-"""Pairs as torch's complex numbers, and complex matrices as real ones, for the forms in PyTorch.
+"""Complex matrices as real ones, and their products by either algorithm, for the forms in PyTorch.
 
 conj_physical throughout: inside a custom op that runs in a compiled graph, conj()'s lazy bit is dropped.
 """
 
 import torch
 from torch import Tensor
-
-
-def as_complex(x: Tensor) -> Tensor:
-    """``[…, 2]`` as complex ``[…]``: a view where strides allow it; two-byte floats become float32."""
-    if x.dtype in (torch.bfloat16, torch.float16):
-        x = x.float()
-    paired = x.stride(-1) == 1 and x.storage_offset() % 2 == 0 and all(s % 2 == 0 for s in x.stride()[:-1])
-    return torch.view_as_complex(x if paired else x.clone(memory_format=torch.contiguous_format))
 
 
 def structured(w: Tensor) -> Tensor:

@@ -69,8 +69,9 @@ def backward(
     and C_t goes backward as a rotation's (or a matrix's) gradient does, from Im C_t = (dL/dq_t) / κ. Then,
     with P = dL/dv_t + dt dL/dq_t, the whole gradient to v_t:
       du_t = Σ gain · C_t
-      dA = −Σ dt S q̂_t P_t,     ddt = Σ S (u_t − A q̂_t − r_t) P_t + v_t dL/dq_t
-    where q̂_t = q_t and r_t = dt A v_t (implicit), or q̂_t = q_{t-1} and r_t = 0 (implicit-explicit).
+      dA = −Σ dt S q̂_t P_t,     ddt = Σ S (u_t − A q̂_t) P_t + v_t r_t
+    where q̂_t = q_t and r_t = S (dL/dq_t − dt A dL/dv_t) (implicit; nothing large is subtracted where dt² A
+    is), or q̂_t = q_{t-1} and r_t = dL/dq_t (implicit-explicit).
     """
     step = transition(A, dt, discretization)
     dtype = pairs.dtype
@@ -90,13 +91,13 @@ def backward(
     to_position = kappa * imaginary + alpha * to_velocity
     through = to_velocity + dt * to_position
     if discretization == "implicit":
-        pull, rest = position, dt * A * velocity
+        pull, rest = position, damping * (to_position - dt * A * to_velocity)
     else:
-        pull, rest = position - dt * velocity, 0.0
-    force = damping * (u.to(dtype) - A * pull - rest)
+        pull, rest = position - dt * velocity, to_position
+    force = damping * (u.to(dtype) - A * pull)
     grad_u = (whole * step.gain.to(dtype)).sum(-1)
     grad_A = -(dt * damping) * (pull * through).sum((0, 1))
-    grad_dt = (force * through + velocity * to_position).sum((0, 1))
+    grad_dt = (force * through + velocity * rest).sum((0, 1))
     first_velocity, imaginary = first.unbind(-1)
     grad_initial = torch.stack([kappa * imaginary + alpha * first_velocity, first_velocity], dim=-1)
     return (

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..checks import state_dtype
-from ..complex_product.views import as_complex, folded, interleaved, matmul, structured
+from ..complex_product.views import folded, interleaved, matmul, structured
+from ..pairs import as_complex
 from .reference import EPSILON
 
 _BLOCK = 1 << 17  # complex numbers in the passes at a time: 1 MB in complex64, and as much in scratch

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..complex_product.views import as_complex, folded, interleaved, matmul, structured
+from ..complex_product.views import folded, interleaved, matmul, structured
+from ..pairs import as_complex
 
 
 def forward(a: Tensor, b: Tensor, algorithm: str) -> Tensor:

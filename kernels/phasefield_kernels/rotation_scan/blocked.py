@@ -1,14 +1,15 @@
 """rotation_scan in fast PyTorch: short chunks in step with each other, their carries in float64.
 
 Pairs are complex numbers and ``a_t = exp(λ_t + iθ_t)``. Time is cut into chunks of 8 steps. One complex
-multiply-add advances all chunks of a block by a step, so a block of K chunks takes 8 large ops, not
-8 K small ones. The state is then carried over the chunks, and added to every step through the product
-of the factors between them. A gate γ puts ``σ(γ_t) x_t`` in x's place, block by block, and makes
-``1 − σ(γ_t)`` a factor of a_t.
+multiply-add advances all chunks of a block by a step, so a block of K chunks takes 8 large ops, not 8 K small
+ones: first from zero, for each chunk's own end; then the state is carried over the chunks, through the
+product of each one's factors; then again, from the states so found. A gate γ puts ``σ(γ_t) x_t`` in x's
+place, block by block, and makes ``1 − σ(γ_t)`` a factor of a_t. All on one thread: these ops are memory's
+work in the cache, and waking a second thread for each costs more than it does.
 
-Where the angle is constant, turns over a chunk and within it come from tables formed in float64 and
-the carried state is float64: an undamped rotation is rounded at most 8 times in float32 however long
-the sequence. A plain float32 loop is off by 1e-3 rad after 2·10^5 steps.
+Where the angle is constant, a chunk's turn is exact in float64 and so is the carried state: an undamped
+rotation is rounded at most 8 times in float32 however long the sequence. A plain float32 loop is off by
+1e-3 rad after 2·10^5 steps.
 """
 
 from typing import NamedTuple
@@ -19,7 +20,9 @@ from torch import Tensor
 # conj_physical throughout: inside a custom op that runs in a compiled graph, conj()'s lazy bit is dropped.
 from ..checks import gradient_dtype, state_dtype
 from ..packing import each_sequence
+from ..pairs import as_complex
 from ..phases import phase_from_radians, radians_from_phase
+from ..threads import one_thread
 
 _CHUNK = 8
 _BLOCK = 1 << 18  # complex numbers worked on at a time: 2 MB in complex64, for the cache
@@ -45,17 +48,18 @@ def forward(
     ) -> tuple[Tensor, ...]:
         factors = _Factors(angle, log_decay, gate, x)
         for begin, end, chunk in _blocks(x):
-            inputs = _complex(x[:, begin:end])
+            inputs = as_complex(x[:, begin:end])
             if gate is not None:
                 inputs = inputs * _opened(gate[:, begin:end], factors.real)
             along = factors.along(begin, end, chunk)
             _advance(h[:, begin:end], inputs, torch.view_as_complex(state), along)
         return ()
 
-    if cu_seqlens is None:
-        one(h, x, angle, log_decay, gate, state)
-    else:
-        each_sequence(cu_seqlens, (h, x, angle, log_decay, gate), (state,), one)
+    with one_thread():
+        if cu_seqlens is None:
+            one(h, x, angle, log_decay, gate, state)
+        else:
+            each_sequence(cu_seqlens, (h, x, angle, log_decay, gate), (state,), one)
     return h, state.to(state_dtype(x))
 
 
@@ -105,42 +109,42 @@ def backward(
         state = torch.zeros_like(torch.view_as_complex(grad_state))
         summed = state.new_zeros(h.shape[2])
         for begin, end, chunk in reversed(_blocks(h)):
-            g = _complex(grad_h[:, begin:end])
+            g = as_complex(grad_h[:, begin:end])
             if end == h.shape[1]:
                 g = g.clone()
                 g[:, -1] += torch.view_as_complex(grad_state)
             along = factors.along_backward(begin, end, chunk)
             G = _advance(grad_x[:, begin:end], g, state, along, reverse=True)
             if needs_parameters:
-                w = G.conj_physical() * _before(h, start, begin, end)
+                w = G.conj_physical().mul_(_before(h, start, begin, end))
                 if factors.constant:
                     summed += w.sum((0, 1))
                 else:
                     w *= along.own
-                    _give(grad_angle, begin, end, -w.imag)
+                    _give(grad_angle, begin, end, w.imag, sign=-1)
                     _give(grad_decay, begin, end, w.real)
             if gate is not None:
                 opened = _opened(gate[:, begin:end], factors.real)
                 if needs_parameters:
-                    along_x = (G.conj_physical() * _complex(x[:, begin:end])).real
+                    along_x = (G.conj_physical() * as_complex(x[:, begin:end])).real
                     closed = _opened(-gate[:, begin:end], factors.real)
                     _give(grad_gate, begin, end, opened * (closed * along_x - w.real))
                 grad_x[:, begin:end] = torch.view_as_real(G * opened)
         if factors.constant and needs_parameters:
             w = summed * factors.powers[1]
-            _give(grad_angle, 0, 0, -w.imag.unsqueeze(0))
+            _give(grad_angle, 0, 0, w.imag.unsqueeze(0), sign=-1)
             _give(grad_decay, 0, 0, w.real.unsqueeze(0))
         if h.shape[1] > 0:
             first = factors.powers[1] if factors.constant else factors.tokens(0, 1)[0][:, 0]
             torch.view_as_complex(grad_state).copy_(state * first.conj_physical())
         return ()
 
-    if cu_seqlens is None:
-        parameters = (angle, log_decay, gate, grad_angle, grad_decay, grad_gate)
-        one(grad_x, grad_h, h, x, *parameters, grad_initial, initial_state)
-    else:
-        tensors = (grad_x, grad_h, h, x, angle, log_decay, gate, grad_angle, grad_decay, grad_gate)
-        each_sequence(cu_seqlens, tensors, (grad_initial, initial_state), one)
+    tensors = (grad_x, grad_h, h, x, angle, log_decay, gate, grad_angle, grad_decay, grad_gate)
+    with one_thread():
+        if cu_seqlens is None:
+            one(*tensors, grad_initial, initial_state)
+        else:
+            each_sequence(cu_seqlens, tensors, (grad_initial, initial_state), one)
     return grad_x, grad_angle, grad_decay, grad_gate, grad_initial.to(grad_final.dtype)
 
 
@@ -171,38 +175,33 @@ class _Factors:
     def along(self, begin: int, end: int, chunk: int) -> "_Along":
         """For the scan of steps begin … end − 1."""
         if self.constant:
-            powers = self.powers[1 : chunk + 1]
-            a = powers[0].to(self.complex).expand(chunk, -1)
-            return _Along(a, powers.to(self.complex), powers[-1], a)
+            a = self.powers[1].to(self.complex).expand(chunk, -1)
+            return _Along(a, self.powers[chunk], a)
         a, decay = self.tokens(begin, end)
-        return self._products(a, a, decay, chunk, reverse=False)
+        return self._chunked(a, a, decay, chunk)
 
     def along_backward(self, begin: int, end: int, chunk: int) -> "_Along":
         """For the adjoint's, where the factor of step t is ``conj(a_{t+1})``."""
         if self.constant:
-            powers = self.powers[1 : chunk + 1].conj_physical()
-            a = powers[0].to(self.complex).expand(chunk, -1)
-            return _Along(a, powers.flip(0).to(self.complex), powers[-1], a)
+            a = self.powers[1].to(self.complex).conj_physical().expand(chunk, -1)
+            return _Along(a, self.powers[chunk].conj_physical(), a)
         a, decay = self.tokens(begin, end + 1)
-        return self._products(a[:, :-1], a[:, 1:].conj_physical(), decay[:, 1:], chunk, reverse=True)
+        along = self._chunked(a[:, :-1], a[:, 1:].conj_physical(), decay[:, 1:], chunk)
+        return along._replace(total=along.total.conj_physical()) if self.turning else along
 
-    def _products(self, own: Tensor, a: Tensor, decay: Tensor, chunk: int, *, reverse: bool) -> "_Along":
-        a, decay = a.unflatten(1, (-1, chunk)), decay.unflatten(1, (-1, chunk))
-        last = 0 if reverse else -1
+    def _chunked(self, own: Tensor, a: Tensor, decay: Tensor, chunk: int) -> "_Along":
+        a = a.unflatten(1, (-1, chunk))
         if not self.turning:
-            products = _running_product(a, reverse)
-            return _Along(a, products, products[:, :, last].to(torch.complex128), own)
-        turns = self.turns[1 : chunk + 1]
-        if reverse:
-            turns = turns.conj_physical().flip(0)
-        decays = _running_product(decay, reverse)
-        return _Along(a, decays * turns.to(self.complex), decays[:, :, last] * turns[last], own)
+            return _Along(a, _product(a).to(torch.complex128), own)
+        return _Along(a, _product(decay.unflatten(1, (-1, chunk))) * self.turns[chunk], own)
 
     def tokens(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """``(a_t, |a_t|)`` of steps begin … end − 1, ``[B or 1, steps, D]``; 1 past the sequence's end."""
         if self.turning:
-            θ = radians_from_phase(self.angle, self.real)
-            cos, sin = θ.cos().expand(1, end - begin, -1), θ.sin().expand(1, end - begin, -1)
+            # Rounded once: of an angle rounded to float32, eight turns would be off by 1e-6.
+            turn = torch.view_as_real(self.turns[1]).to(self.real)
+            cos, sin = turn.unbind(-1)
+            cos, sin = cos.expand(1, end - begin, -1), sin.expand(1, end - begin, -1)
         else:
             θ = _padded(self.angle, begin, end)
             θ = radians_from_phase(θ, self.real)
@@ -223,13 +222,11 @@ class _Along(NamedTuple):
 
     Attributes:
         factors: of each step, broadcasting to ``[B, chunks, chunk, D]``.
-        products: of the factors from the chunk's first step (in reverse its last) to each step, likewise.
-        total: of the whole chunk, complex128, broadcasting to ``[B, chunks, D]``.
+        total: their product over each chunk, complex128, broadcasting to ``[B, chunks, D]``.
         own: a_t of the steps themselves, broadcasting to ``[B, steps, D]`` where they are not constant.
     """
 
     factors: Tensor
-    products: Tensor
     total: Tensor
     own: Tensor
 
@@ -237,23 +234,22 @@ class _Along(NamedTuple):
 def _advance(out: Tensor, x: Tensor, state: Tensor, along: _Along, reverse: bool = False) -> Tensor:
     # Scan one block of complex x, [B, steps, D], from `state` (complex128, which moves on) into out; returns
     # the values as complex numbers.
-    _, products, total, _ = along
     a, chunk = along.factors.unbind(-2), along.factors.shape[-2]
     direct = out.dtype == x.real.dtype
     target = torch.view_as_complex(out) if direct else torch.empty_like(x)
-    by_chunk = target.unflatten(1, (-1, chunk))
-    values, inputs = by_chunk.unbind(2), x.unflatten(1, (-1, chunk)).unbind(2)
+    values, inputs = (t.unflatten(1, (-1, chunk)).unbind(2) for t in (target, x))
     steps = range(chunk)[::-1] if reverse else range(chunk)
-    previous = values[steps[0]].copy_(inputs[steps[0]])
+    end = inputs[steps[0]].clone()
     for c in steps[1:]:
+        torch.addcmul(inputs[c], a[c], end, out=end)
+    entering = torch.empty_like(end)
+    total = along.total.expand(end.shape)
+    for k in range(end.shape[1])[::-1] if reverse else range(end.shape[1]):
+        entering[:, k] = state
+        state.mul_(total[:, k]).add_(end[:, k])
+    previous = entering
+    for c in steps:
         previous = torch.addcmul(inputs[c], a[c], previous, out=values[c])
-    carries = torch.empty_like(previous)
-    count = carries.shape[1]
-    total = total.expand(carries.shape)
-    for k in range(count)[::-1] if reverse else range(count):
-        carries[:, k] = state
-        state.mul_(total[:, k]).add_(previous[:, k])
-    by_chunk.addcmul_(products, carries.unsqueeze(2))
     if not direct:
         out.copy_(torch.view_as_real(target))
     return target
@@ -269,18 +265,12 @@ def _blocks(x: Tensor) -> list[tuple[int, int, int]]:
     return blocks + [(whole, length, length - whole)] * (whole < length)
 
 
-def _complex(x: Tensor) -> Tensor:
-    x = x.to(state_dtype(x))
-    viewable = x.stride(-1) == 1 and all(s % 2 == 0 for s in x.stride()[:-1]) and x.storage_offset() % 2 == 0
-    return torch.view_as_complex(x if viewable else x.clone(memory_format=torch.contiguous_format))
-
-
 def _before(h: Tensor, start: Tensor | None, begin: int, end: int) -> Tensor:
     # h_{t-1} of steps begin … end − 1.
     if begin > 0:
-        return _complex(h[:, begin - 1 : end - 1])
+        return as_complex(h[:, begin - 1 : end - 1])
     first = torch.zeros_like(h[:, :1]) if start is None else start.unsqueeze(1)
-    return _complex(torch.cat([first.to(state_dtype(h)), h[:, : end - 1].to(state_dtype(h))], dim=1))
+    return as_complex(torch.cat([first.to(state_dtype(h)), h[:, : end - 1].to(state_dtype(h))], dim=1))
 
 
 def _padded(parameter: Tensor, begin: int, end: int) -> Tensor:
@@ -290,13 +280,13 @@ def _padded(parameter: Tensor, begin: int, end: int) -> Tensor:
     return torch.cat([piece, torch.zeros_like(parameter[:, :1])], dim=1) if missing else piece
 
 
-def _running_product(a: Tensor, reverse: bool) -> Tensor:
-    # Products along dimension 2, step by step: eight multiplications of large tensors.
-    products = a.clone()
-    steps = products.unbind(2)[::-1] if reverse else products.unbind(2)
-    for before, here in zip(steps[:-1], steps[1:], strict=True):
-        here.mul_(before)
-    return products
+def _product(a: Tensor) -> Tensor:
+    # Over dimension 2, step by step.
+    first, *others = a.unbind(2)
+    product = first.clone()
+    for factor in others:
+        product.mul_(factor)
+    return product
 
 
 def _opened(gate: Tensor, dtype: torch.dtype) -> Tensor:
@@ -310,13 +300,13 @@ def _gradient(parameter: Tensor, h: Tensor) -> Tensor:
     return torch.zeros(parameter.shape, dtype=state_dtype(h), device=h.device)
 
 
-def _give(grad: Tensor | None, begin: int, end: int, part: Tensor) -> None:
+def _give(grad: Tensor | None, begin: int, end: int, part: Tensor, sign: int = 1) -> None:
     if grad is None:
         return
     if grad.ndim == 3:
-        grad[:, begin:end] = part
+        grad[:, begin:end] = part if sign > 0 else -part
     else:
-        grad += part.flatten(0, -2).sum(0)
+        grad.add_(part.flatten(0, -2).sum(0), alpha=sign)
 
 
 def step_(x: Tensor, angle: Tensor, log_decay: Tensor | None, gate: Tensor | None, state: Tensor) -> Tensor:

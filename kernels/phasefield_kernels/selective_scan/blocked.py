@@ -1,13 +1,19 @@
-"""selective_scan in fast PyTorch: chunks that fit the cache, states kept at their starts alone.
+"""selective_scan in fast PyTorch: tiles that fit a core's cache, states kept at their starts alone.
 
-Inside a chunk of a few steps ``exp(Δ_t A)`` and ``Δ_t B_t x_t`` of all steps are formed by large ops, then
-one multiply-add a step advances the state, and y is one batched product with C. The backward recomputes
-a chunk's states from its start. Only ``exp(Δ A) ≤ 1`` is ever formed: nothing can overflow.
+A *tile* is a few lanes (sequences and channels), and is worked through in *spans* of a few steps. In a span
+``exp(Δ_t A)`` and ``Δ_t B_t x_t`` of all steps are formed by large ops, then one multiply-add a step advances
+the state, and y is one batched product with C. The backward recomputes a span's states from its start. Only
+``exp(Δ A) ≤ 1`` is ever formed: nothing can overflow. What has no state axis is worked on in blocks of spans.
 
-States lie as ``[steps, B, G, N, P]`` (P = D / G channels of one of the G groups of B and C), so that what
+A span's tensors take 0.5 MB each and three are in use at a time, so that they stay in the cache: an
+elementwise op then takes 0.1 ns a number, where one that allocates its result afresh takes 0.8. They are too
+small for a second thread, whose waking costs more than such an op.
+
+States lie as ``[B, steps, G, N, P]`` (P = D / G channels of one of the G groups of B and C), so that what
 broadcasts over N has its channels side by side. Complex A, B, C and h are complex numbers.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,13 +21,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..checks import state_dtype
-from ..packing import each_sequence
+from ..packing import each_sequence, joined
+from ..pairs import as_complex
+from ..threads import one_thread
 
-_CHUNK = 1 << 19  # state elements of a chunk: 2 MB in float32, for the cache
+_CHUNK = 1 << 17  # floats of a span's states
+_SHORTEST, _LONGEST = 8, 64  # steps of a span; each keeps its start state
+_BLOCK = 64  # steps of a block
 
 
 class Inputs(NamedTuple):
-    """The op's inputs; ``tokens`` have a time axis."""
+    """The op's inputs (or their gradients)."""
 
     x: Tensor
     dt: Tensor
@@ -34,7 +44,7 @@ class Inputs(NamedTuple):
     dt_softplus: bool
 
     def pieces(self) -> tuple[Tensor | None, ...]:
-        """x, dt, B, C and z."""
+        """Those with a time axis: x, dt, B, C and z."""
         return self[:5]
 
     def of(self, pieces: tuple[Tensor | None, ...]) -> "Inputs":
@@ -45,7 +55,7 @@ class Inputs(NamedTuple):
 def forward(
     inputs: Inputs, initial_state: Tensor | None, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``(y, final_state, starts)``: starts are the states at the chunks' starts, flat, for the backward."""
+    """``(y, final_state, starts)``: starts are the states at the spans' starts, flat, for the backward."""
     x, A = inputs.x, inputs.A
     rows = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     dtype = state_dtype(x)
@@ -56,14 +66,15 @@ def forward(
 
     def one(y: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
         *pieces, state = rest
-        return (_forward(y, inputs.of(tuple(pieces)), state),)
+        return (_scan(inputs.of(tuple(pieces)), y, state),)
 
-    if cu_seqlens is None:
-        starts = [one(y, *inputs.pieces(), final)]
-    else:
-        starts = each_sequence(cu_seqlens, (y, *inputs.pieces()), (final,), one)
-    parts = [part for (part,) in starts]
-    return y, final, torch.cat(parts) if parts else x.new_empty(0, dtype=dtype)
+    with one_thread():
+        if cu_seqlens is None:
+            (starts,) = one(y, *inputs.pieces(), final)
+        else:
+            parts = each_sequence(cu_seqlens, (y, *inputs.pieces()), (final,), one)
+            starts = joined([part for (part,) in parts], 0, x.new_empty(0, dtype=dtype))
+    return y, final, starts
 
 
 def backward(
@@ -71,105 +82,181 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients to x, dt, B, C, z, A, D, dt_bias (None for those not given) and initial_state.
 
-    With a_t = exp(Δ_t A), s = 1 (or 2 for complex A), ȳ_t = dL/d(C_t h_t + D x_t) and conjugates where there
-    are complex numbers, backward in time:
-      G_t = s conj(C_t) ȳ_t + conj(a_{t+1}) G_{t+1},    G_{T-1} gets dL/d(final_state) as well
-      dC_t = s Σ_p ȳ_t conj(h_t),     dB_t = Σ_p Δ_t x_t G_t,     d(initial_state) = conj(a_0) G_0
-      Q_t = G_t conj(a_t h_{t-1}),    dA = Σ Δ_t Q_t,             w_t = Re Σ_n conj(B_t) G_t
-      dΔ_t = Re Σ_n conj(A) Q_t + w_t x_t,     dx_t = w_t Δ_t + D ȳ_t,     dD = Σ ȳ_t x_t
+    With a_t = exp(Δ_t A), s = 1 (or 2 for complex A), ȳ_t = dL/d(C_t h_t + D x_t) and G_t the conjugate of
+    the whole gradient to h_t, backward in time:
+      G_t = s C_t ȳ_t + a_{t+1} G_{t+1},     G_{T-1} gets conj(dL/d(final_state)) as well
+      conj(dC_t) = s Σ_p ȳ_t h_t,     conj(dB_t) = Σ_p Δ_t x_t G_t,     conj(d(initial_state)) = a_0 G_0
+      Q_t = G_t a_t h_{t-1},     conj(dA) = Σ Δ_t Q_t,     w_t = Re Σ_n B_t G_t
+      dΔ_t = Re Σ_n A Q_t + w_t x_t,     dx_t = w_t Δ_t + D ȳ_t,     dD = Σ ȳ_t x_t
     and dt gets dΔ through the softplus, z its gradient through silu.
     """
-    grads = [None if t is None else torch.zeros(t.shape, dtype=_wide(t), device=t.device) for t in inputs[:8]]
-    grad_initial = grad_final.clone()
+    # Gradients to x, dt and z are written once; those to B and C add up over channels, those to the
+    # parameters over everything.
+    written = ("x", "dt", "z")
+    grads = inputs._replace(
+        **{
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            if name in written
+            else torch.zeros(tensor.shape, dtype=state_dtype(tensor), device=tensor.device)
+            for name, tensor in zip(Inputs._fields[:8], inputs[:8], strict=True)
+            if tensor is not None
+        }
+    )
+    grad_initial = grad_final.clone(memory_format=torch.contiguous_format)
     taken = 0
 
-    def one(*rest: Tensor | None) -> tuple[Tensor, ...]:
+    def one(grad_y: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
         nonlocal taken
-        grad_y, *rest, carry = rest
-        pieces, grad_pieces = rest[:5], rest[5:]
-        own = inputs.of(tuple(pieces))
+        *rest, carry = rest
+        own, own_grads = inputs.of(tuple(rest[:5])), grads.of(tuple(rest[5:]))
         size = saved_numel(own.x.shape, own.A.shape)
-        _backward(grad_y, own, starts[taken : taken + size], [*grad_pieces, *grads[5:]], carry)
+        for tile, part in _tiles(own, starts[taken : taken + size]):
+            layout = _Layout(tile.inputs(own), part, tile.span)
+            _backward(layout, tile.tokens(grad_y), tile.inputs(own_grads), tile.states(carry))
         taken += size
         return ()
 
-    tokens = (grad_y, *inputs.pieces(), *grads[:5])
-    if cu_seqlens is None:
-        one(*tokens, grad_initial)
-    else:
-        each_sequence(cu_seqlens, tokens, (grad_initial,), one)
-    return *(g if g is None else g.to(t.dtype) for g, t in zip(grads, inputs[:8], strict=True)), grad_initial
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    tokens = (grad_y, *inputs.pieces(), *grads.pieces())
+    with one_thread():
+        if cu_seqlens is None:
+            one(*tokens, grad_initial)
+        else:
+            each_sequence(cu_seqlens, tokens, (grad_initial,), one)
+    return *(
+        g if g is None else g.to(t.dtype) for g, t in zip(grads[:8], inputs[:8], strict=True)
+    ), grad_initial
 
 
 def saved_numel(shape: tuple[int, ...], A_shape: tuple[int, ...]) -> int:
-    """Floats of the start states of one batch of sequences' chunks, x ``[B, T, D]``."""
+    """Floats of the start states of one batch of sequences' spans, x ``[B, T, D]``."""
     batch, length, width = shape
-    numbers = batch * width * A_shape[1] * (2 if len(A_shape) == 3 else 1)
-    return -(-length // _chunk_length(numbers)) * numbers
+    floats = batch * width * _floats(A_shape)
+    return -(-length // _span(floats)) * floats
 
 
-def _chunk_length(numbers: int) -> int:
-    # 4 to 64 steps: powers of two, so that few lengths come up.
-    chunk = 4
-    while 2 * chunk * max(1, numbers) <= _CHUNK and chunk < 64:
-        chunk *= 2
-    return chunk
+def _floats(A_shape: tuple[int, ...]) -> int:
+    # Of a channel's state.
+    return A_shape[1] * (2 if len(A_shape) == 3 else 1)
+
+
+def _span(floats: int) -> int:
+    # Steps of a span: a power of two, so that few lengths come up.
+    span = _SHORTEST
+    while 2 * span * max(1, floats) <= _CHUNK and span < _LONGEST:
+        span *= 2
+    return span
+
+
+class _Tile(NamedTuple):
+    """The lanes of a tile: some sequences, and of them some groups or some channels of one."""
+
+    rows: slice
+    groups: slice
+    channels: slice
+    span: int
+
+    def tokens(self, tensor: Tensor) -> Tensor:
+        """Of ``[B, T, D]``."""
+        return tensor[self.rows, :, self.channels]
+
+    def states(self, tensor: Tensor) -> Tensor:
+        """Of ``[B, D, N(, 2)]``."""
+        return tensor[self.rows, self.channels]
+
+    def inputs(self, inputs: Inputs) -> Inputs:
+        """Inputs (or gradients) of these lanes; B and C ``[B, T, G, N(, 2)]``."""
+        x, dt, B, C, z, *parameters, dt_softplus = inputs
+        x, dt, z = (None if t is None else self.tokens(t) for t in (x, dt, z))
+        grouped = 2 + inputs.A.ndim
+        B, C = (t if t.ndim == grouped else t.unsqueeze(2) for t in (B, C))
+        B, C = (t[self.rows, :, self.groups] for t in (B, C))
+        return Inputs(
+            x, dt, B, C, z, *(None if p is None else p[self.channels] for p in parameters), dt_softplus
+        )
+
+
+def _tiles(inputs: Inputs, starts: Tensor) -> Iterator[tuple[_Tile, Tensor]]:
+    """Tiles of a batch of sequences, each with its own part of the start states, ``[spans, floats]``."""
+    batch, length, width = inputs.x.shape
+    floats = _floats(inputs.A.shape)
+    groups = inputs.B.shape[2] if inputs.B.ndim == 2 + inputs.A.ndim else 1
+    channels = width // groups
+    lanes = max(1, _CHUNK // min(_SHORTEST, max(1, length)) // max(1, floats))
+    by_group = _share(groups, lanes // max(1, channels))
+    by_channel = by_group * channels if by_group > 1 else _share(channels, lanes)
+    by_row = _share(batch, lanes // max(1, width))
+    span = _span(batch * width * floats)
+    spans = -(-length // span)
+    taken = 0
+    for row in range(0, batch, by_row):
+        rows = slice(row, min(row + by_row, batch))
+        for group in range(0, groups, by_group):
+            end = min(group + by_group, groups)
+            for channel in range(group * channels, end * channels, by_channel):
+                own = slice(channel, min(channel + by_channel, end * channels))
+                size = (rows.stop - rows.start) * (own.stop - own.start) * floats
+                part = starts[taken : taken + spans * size].view(spans, size)
+                yield _Tile(rows, slice(group, end), own, span), part
+                taken += spans * size
+
+
+def _share(count: int, most: int) -> int:
+    # The size of as few equal parts as have at most `most` each.
+    parts = -(-count // max(1, most))
+    return -(-count // max(1, parts)) or 1
 
 
 class _Layout:
-    """How one call's tensors are laid out, and its parameters in that layout."""
+    """How a tile's tensors are laid out, and its parameters and start states in that layout."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, starts: Tensor, span: int) -> None:
         x, A = inputs.x, inputs.A
         self.inputs = inputs
+        self.span = span
         self.dtype = state_dtype(x)
         self.complex = A.ndim == 3
         self.batch, self.length, self.width = x.shape
-        self.states = A.shape[1]
-        self.groups = inputs.B.shape[2] if inputs.B.ndim == 4 + self.complex else 1
+        self.groups, self.states = inputs.B.shape[2:4]
         self.channels = self.width // self.groups
-        self.scale = 2 if self.complex else 1
-        self.chunk = _chunk_length(self.batch * self.width * self.states * self.scale)
-        A = self.numbers(A)
-        self.A = A.view(self.groups, self.channels, self.states).mT.contiguous()
-        self.shape = (self.batch, self.groups, self.states, self.channels)
+        self.A = self.numbers(A).view(self.groups, self.channels, self.states).mT.contiguous()
+        self.D = None if inputs.D is None else self.parameter(inputs.D)
+        shape = (starts.shape[0], self.batch, *self.A.shape)
+        self.starts = torch.view_as_complex(starts.view(*shape, 2)) if self.complex else starts.view(shape)
 
-    def spans(self) -> list[tuple[int, int]]:
-        """(begin, end) of each chunk."""
-        return [(t, min(t + self.chunk, self.length)) for t in range(0, self.length, self.chunk)]
+    def blocks(self) -> list[tuple[int, int]]:
+        """(begin, end) of each block of time."""
+        return [(t, min(t + _BLOCK, self.length)) for t in range(0, self.length, _BLOCK)]
+
+    def spans(self, begin: int, end: int) -> list[tuple[slice, Tensor]]:
+        """Each span of a block, counted from the block's first step, and its start state."""
+        spans = [slice(t, min(t + self.span, end - begin)) for t in range(0, end - begin, self.span)]
+        return list(zip(spans, self.starts[begin // self.span :], strict=False))
+
+    def workspace(self, count: int) -> list[Tensor]:
+        """Tensors of a span's states, used by every span: fresh ones would cost page faults."""
+        shape = (self.batch, min(self.span, self.length), *self.A.shape)
+        return [torch.empty(shape, dtype=self.A.dtype, device=self.A.device) for _ in range(count)]
 
     def numbers(self, tensor: Tensor) -> Tensor:
         """In the state's dtype; as complex numbers if A is complex."""
         tensor = tensor.to(self.dtype)
-        return (
-            torch.view_as_complex(tensor.clone(memory_format=torch.contiguous_format))
-            if self.complex
-            else tensor
-        )
-
-    def floats(self, tensor: Tensor) -> Tensor:
-        """The inverse of :meth:`numbers`."""
-        return torch.view_as_real(tensor) if self.complex else tensor
+        return as_complex(tensor) if self.complex else tensor
 
     def by_channel(self, tensor: Tensor, begin: int, end: int) -> Tensor:
-        """``[B, T, D]`` → a copy ``[steps, B, G, 1, P]`` of a chunk."""
-        piece = tensor[:, begin:end].transpose(0, 1).to(self.dtype, copy=True)
-        return piece.contiguous().view(end - begin, self.batch, self.groups, 1, self.channels)
+        """``[B, T, D]`` → a block ``[B, steps, G, 1, P]``."""
+        piece = tensor[:, begin:end].to(self.dtype)
+        piece = piece if piece.stride(-1) == 1 else piece.contiguous()
+        return piece.unflatten(-1, (self.groups, 1, self.channels))
 
     def by_state(self, tensor: Tensor, begin: int, end: int) -> Tensor:
-        """``[B, T, (G,) N(, 2)]`` → a copy ``[steps, B, G, N, 1]`` of a chunk."""
-        piece = self.numbers(tensor[:, begin:end].transpose(0, 1))
-        return piece.reshape(end - begin, self.batch, self.groups, self.states, 1)
+        """``[B, T, G, N(, 2)]`` → a block ``[B, steps, G, N, 1]``."""
+        return self.numbers(tensor[:, begin:end]).unsqueeze(-1)
 
     def delta(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        """Δ of a chunk, and what it is the softplus of, as :meth:`by_channel`."""
+        """Δ of a block, and what it is the softplus of, as :meth:`by_channel`."""
         raw = self.by_channel(self.inputs.dt, begin, end)
         if self.inputs.dt_bias is not None:
-            raw += self.inputs.dt_bias.to(self.dtype).view(self.groups, 1, self.channels)
+            raw = raw + self.parameter(self.inputs.dt_bias)
         return (F.softplus(raw) if self.inputs.dt_softplus else raw), raw
 
     def parameter(self, tensor: Tensor) -> Tensor:
@@ -178,150 +265,142 @@ class _Layout:
 
     def state_in(self, state: Tensor) -> Tensor:
         """``[B, D, N(, 2)]`` → a copy ``[B, G, N, P]``."""
-        view = self.numbers(state).view(self.batch, self.groups, self.channels, self.states)
-        return view.mT.clone(memory_format=torch.contiguous_format)
+        view = self.numbers(state).unflatten(1, (self.groups, self.channels)).mT
+        return view.clone(memory_format=torch.contiguous_format)
 
     def state_out(self, state: Tensor) -> Tensor:
-        """The inverse of :meth:`state_in`."""
-        whole = state.mT.reshape(self.batch, self.width, self.states)
-        return self.floats(whole)
-
-
-class _Workspace:
-    """Buffers of one chunk, used by every chunk: fresh ones would cost page faults."""
-
-    def __init__(self, layout: _Layout, count: int) -> None:
-        kind = layout.A.dtype
-        device = layout.A.device
-        steps = min(layout.chunk, max(1, layout.length)) + 1
-        self._buffers = [torch.empty(steps, *layout.shape, dtype=kind, device=device) for _ in range(count)]
-
-    def __call__(self, index: int, steps: int) -> Tensor:
-        return self._buffers[index][:steps]
+        """``[…, G, N, P]`` → ``[…, D, N(, 2)]``."""
+        state = state.mT.flatten(-3, -2)
+        return torch.view_as_real(state) if self.complex else state
 
 
 def _states(
-    layout: _Layout, delta: Tensor, x: Tensor, B: Tensor, start: Tensor, factors: Tensor, h: Tensor
+    layout: _Layout, delta: Tensor, driven: Tensor, B: Tensor, start: Tensor, factors: Tensor, h: Tensor
 ) -> Tensor:
-    # Fills factors with exp(Δ_t A) and h with the states; returns the last one.
-    torch.mul(delta, layout.A, out=factors)
-    factors.exp_()
-    torch.mul(delta * x, B, out=h)
+    # Fills factors with exp(Δ_t A) and h with the states, Δ_t x_t being `driven`; returns the last one.
+    torch.mul(delta, layout.A, out=factors).exp_()
+    torch.mul(driven, B, out=h)
     last = start
-    for h_t, factor_t in zip(h.unbind(0), factors.unbind(0), strict=True):
+    for h_t, factor_t in zip(h.unbind(1), factors.unbind(1), strict=True):
         last = h_t.addcmul_(factor_t, last)
     return last
 
 
-def _read(C: Tensor, h: Tensor, layout: _Layout) -> Tensor:
-    # C_t h_t, [steps, B, G, 1, P], real.
+def _read(layout: _Layout, C: Tensor, h: Tensor) -> Tensor:
+    # C_t h_t, [B, steps, G, 1, P], real.
     y = torch.matmul(C.mT, h)
     return 2 * y.real if layout.complex else y
 
 
-def _forward(y: Tensor, inputs: Inputs, state: Tensor) -> Tensor:
-    # Fills y, moves the state on, and returns the chunks' start states.
-    layout = _Layout(inputs)
-    spans = layout.spans()
-    h = layout.state_in(state)
-    starts = torch.empty(len(spans), *h.shape, dtype=h.dtype, device=h.device)
-    work = _Workspace(layout, 2)
-    D = None if inputs.D is None else layout.parameter(inputs.D)
-    for (begin, end), start in zip(spans, starts.unbind(0), strict=True):
-        steps = end - begin
-        start.copy_(h)
+def _scan(inputs: Inputs, y: Tensor, state: Tensor) -> Tensor:
+    # Fills y and moves the state on, tile by tile; returns the start states.
+    size = saved_numel(inputs.x.shape, inputs.A.shape)
+    starts = torch.empty(size, dtype=state.dtype, device=state.device)
+    for tile, part in _tiles(inputs, starts):
+        _forward(_Layout(tile.inputs(inputs), part, tile.span), tile.tokens(y), tile.states(state))
+    return starts
+
+
+def _forward(layout: _Layout, y: Tensor, state: Tensor) -> None:
+    # Fills y and the start states, and moves the state on.
+    inputs, last = layout.inputs, layout.state_in(state)
+    factors, h = layout.workspace(2)
+    for begin, end in layout.blocks():
         x = layout.by_channel(inputs.x, begin, end)
         B, C = layout.by_state(inputs.B, begin, end), layout.by_state(inputs.C, begin, end)
-        h_all = work(1, steps)
-        h = _states(layout, layout.delta(begin, end)[0], x, B, start, work(0, steps), h_all)
-        out = _read(C, h_all, layout)
-        if D is not None:
-            out = torch.addcmul(out, D, x)
+        delta, _ = layout.delta(begin, end)
+        driven = delta * x
+        out = torch.empty_like(driven)
+        for span, start in layout.spans(begin, end):
+            start.copy_(last)
+            steps = span.stop - span.start
+            h_span = h[:, :steps]
+            last = _states(
+                layout, delta[:, span], driven[:, span], B[:, span], start, factors[:, :steps], h_span
+            )
+            out[:, span] = _read(layout, C[:, span], h_span)
+        if layout.D is not None:
+            out.addcmul_(layout.D, x)
         if inputs.z is not None:
-            out = out * F.silu(layout.by_channel(inputs.z, begin, end))
-        y[:, begin:end] = out.view(steps, layout.batch, layout.width).transpose(0, 1)
-        h = start if steps == 0 else h
-    if spans:
-        state.copy_(layout.state_out(h))
-    return layout.floats(starts).flatten()
+            out *= F.silu(layout.by_channel(inputs.z, begin, end))
+        y[:, begin:end] = out.flatten(2)
+    state.copy_(layout.state_out(last))
 
 
-def _backward(
-    grad_y: Tensor, inputs: Inputs, starts: Tensor, grads: list[Tensor | None], carry: Tensor
-) -> None:
-    # Adds to grads (of x, dt, B, C, z, A, D, dt_bias) and turns `carry` into d(initial_state).
-    layout = _Layout(inputs)
-    grad_x, grad_dt, grad_B, grad_C, grad_z, grad_A, grad_D, grad_bias = grads
-    spans = layout.spans()
-    starts = starts.view(len(spans), *layout.shape, *((2,) if layout.complex else ()))
-    starts = torch.view_as_complex(starts) if layout.complex else starts
-    work = _Workspace(layout, 3)
-    G_next = layout.state_in(carry)
-    D = None if inputs.D is None else layout.parameter(inputs.D)
-    conjugate_A = layout.A.conj_physical()
-    sum_A = torch.zeros_like(layout.A)
-    for (begin, end), start in zip(spans[::-1], starts.unbind(0)[::-1], strict=True):
-        steps = end - begin
+def _backward(layout: _Layout, grad_y: Tensor, grads: Inputs, carry: Tensor) -> None:
+    # Writes or adds to the gradients, and turns `carry` into d(initial_state).
+    inputs = layout.inputs
+    scale = 2 if layout.complex else 1
+    G_first = layout.state_in(carry).conj_physical()
+    sum_A = torch.zeros_like(G_first)
+    factors, h, G = layout.workspace(3)
+    for begin, end in reversed(layout.blocks()):
         x = layout.by_channel(inputs.x, begin, end)
         B, C = layout.by_state(inputs.B, begin, end), layout.by_state(inputs.C, begin, end)
         delta, raw = layout.delta(begin, end)
-        factors = work(0, steps)
-        before = work(1, steps + 1)
-        before[0] = start
-        h = before[1:]
-        _states(layout, delta, x, B, start, factors, h)
+        driven = delta * x
         dy = layout.by_channel(grad_y, begin, end)
         if inputs.z is not None:
-            z = layout.by_channel(inputs.z, begin, end)
-            read = _read(C, h, layout)
-            read = read if D is None else torch.addcmul(read, D, x)
+            grad_out, z = dy, layout.by_channel(inputs.z, begin, end)
+            dy = grad_out * F.silu(z)
+        read, by_x, by_delta = (torch.empty_like(driven) for _ in range(3))
+        by_B, by_C = (torch.empty_like(B) for _ in range(2))
+        number_dy, number_driven = dy.to(h.dtype), driven.to(h.dtype)
+        scaled_C = scale * C
+        for span, start in reversed(layout.spans(begin, end)):
+            steps = span.stop - span.start
+            a, h_span, G_span = factors[:, :steps], h[:, :steps], G[:, :steps]
+            _states(layout, delta[:, span], driven[:, span], B[:, span], start, a, h_span)
+            if inputs.z is not None:
+                read[:, span] = _read(layout, C[:, span], h_span)
+            by_C[:, span] = torch.matmul(number_dy[:, span], h_span.mT).mT
+            # G_t, last to first; a_0 G_0 goes on to the span before.
+            torch.mul(scaled_C[:, span], dy[:, span], out=G_span)
+            later = G_span[:, -1].add_(G_first)
+            a_t, G_t = a.unbind(1), G_span.unbind(1)
+            for t in range(steps - 1)[::-1]:
+                later = G_t[t].addcmul_(a_t[t + 1], later)
+            torch.mul(a_t[0], later, out=G_first)
+            by_B[:, span] = torch.matmul(number_driven[:, span], G_span.mT).mT
+            by_x[:, span] = _real(torch.matmul(B[:, span].mT, G_span))
+            Q = G_span.mul_(a)
+            Q[:, 1:] *= h_span[:, :-1]
+            Q[:, 0] *= start
+            by_delta[:, span] = _real(torch.mul(Q, layout.A, out=h_span).sum(-2, keepdim=True))
+            for Q_t, delta_t in zip(Q.unbind(1), delta[:, span].unbind(1), strict=True):
+                sum_A.addcmul_(Q_t, delta_t.to(Q.dtype))
+        d_delta, d_x = by_delta.addcmul_(by_x, x), by_x * delta
+        if layout.D is not None:
+            d_x.addcmul_(layout.D, dy)
+            grads.D.add_((dy * x).sum((0, 1)).flatten())
+        if inputs.z is not None:
             gate = torch.sigmoid(z)
-            _put(grad_z, begin, end, dy * read * gate * (1 + z * (1 - gate)))
-            dy = dy * z * gate
-        number_dy = dy.to(layout.A.dtype)
-        _put_states(grad_C, begin, end, layout.scale * torch.matmul(h.conj_physical(), number_dy.mT), layout)
-        G = torch.mul(layout.scale * C.conj_physical(), dy, out=work(2, steps))
-        factors = factors.conj_physical_() if layout.complex else factors
-        for G_t, factor_next in zip(G.unbind(0)[::-1], [None, *factors.unbind(0)[:0:-1]], strict=True):
-            G_next = G_t.add_(G_next) if factor_next is None else G_t.addcmul_(factor_next, G_next)
-        G_next = factors[0] * G_next
-        driven = delta * x
-        _put_states(grad_B, begin, end, torch.matmul(G, driven.to(G.dtype).mT), layout)
-        w = torch.matmul(B.conj_physical().mT, G)
-        past = before[:-1].conj_physical_() if layout.complex else before[:-1]
-        Q = G.mul_(factors).mul_(past)
-        by_delta = (Q * conjugate_A).sum(-2, keepdim=True)
-        w, by_delta = (w.real, by_delta.real) if layout.complex else (w, by_delta)
-        sum_A += Q.mul_(delta).sum((0, 1))
-        d_delta = torch.addcmul(by_delta, w, x)
-        d_x = w * delta
-        if D is not None:
-            d_x = torch.addcmul(d_x, D, dy)
-            grad_D += (dy * x).sum((0, 1)).flatten()
+            read = read if layout.D is None else read.addcmul_(layout.D, x)
+            grads.z[:, begin:end] = (grad_out * read * gate * (1 + z * (1 - gate))).flatten(2)
         if inputs.dt_softplus:
-            d_delta = d_delta * torch.sigmoid(raw)
-        if grad_bias is not None:
-            grad_bias += d_delta.sum((0, 1)).flatten()
-        _put(grad_x, begin, end, d_x)
-        _put(grad_dt, begin, end, d_delta)
-    if spans:
-        carry.copy_(layout.state_out(G_next))
-    grad_A += layout.floats(sum_A.mT.reshape(layout.width, layout.states))
+            d_delta *= torch.sigmoid(raw)
+        if inputs.dt_bias is not None:
+            grads.dt_bias.add_(d_delta.sum((0, 1)).flatten())
+        grads.x[:, begin:end] = d_x.flatten(2)
+        grads.dt[:, begin:end] = d_delta.flatten(2)
+        grads.B[:, begin:end] += _floats_of(by_B.squeeze(-1))
+        grads.C[:, begin:end] += _floats_of(scale * by_C.squeeze(-1))
+    carry.copy_(layout.state_out(G_first.conj_physical()))
+    grads.A.add_(layout.state_out(sum_A.sum(0).conj_physical()))
 
 
-def _put(grad: Tensor, begin: int, end: int, value: Tensor) -> None:
-    # [steps, B, G, 1, P] into [B, T, D].
-    grad[:, begin:end] = value.view(end - begin, grad.shape[0], grad.shape[2]).transpose(0, 1)
+def _real(tensor: Tensor) -> Tensor:
+    return tensor.real if tensor.is_complex() else tensor
 
 
-def _put_states(grad: Tensor, begin: int, end: int, value: Tensor, layout: _Layout) -> None:
-    # [steps, B, G, N, 1] into [B, T, (G,) N(, 2)].
-    value = layout.floats(value.squeeze(-1)).transpose(0, 1)
-    grad[:, begin:end] = value.reshape(grad[:, begin:end].shape)
+def _floats_of(conjugated: Tensor) -> Tensor:
+    # Conjugates of gradients as gradients, the real and the imaginary part last.
+    return torch.view_as_real(conjugated.conj_physical()) if conjugated.is_complex() else conjugated
 
 
 def step_(inputs: Inputs, state: Tensor) -> Tensor:
     """One step; the state is overwritten, the output returned."""
     y = torch.empty(inputs.x.shape, dtype=inputs.x.dtype, device=inputs.x.device)
-    _forward(y, inputs, state)
+    with one_thread():
+        _scan(inputs, y, state)
     return y
