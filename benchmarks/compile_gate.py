@@ -12,6 +12,7 @@ for each target.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ from .machine_code import MachineCode, read
 from .targets import TARGETS, Target
 
 ROOT = Path(__file__).parent.parent
+_NARROW_OFFSET = re.compile(r"tt\.addptr .*(?:, |x)i(?:8|16|32)\b")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class CompiledKernel:
         configuration: compile-time constants and warps, ``BLOCK=32 STEPS=8 warps=1``.
         arguments: types of the others, ``u_ptr: *bf16, …``; None is an absent pointer.
         cases: names of the cases that launch it.
+        narrow_offsets: places in its intermediate code that add fewer than 64 bits to a pointer.
         code: its cost.
     """
 
@@ -42,6 +45,7 @@ class CompiledKernel:
     configuration: str
     arguments: str
     cases: tuple[str, ...]
+    narrow_offsets: int
     code: MachineCode
 
 
@@ -149,6 +153,7 @@ def _describe(kernel: Any, cases: list[str], code: MachineCode) -> CompiledKerne
             f"{name}: {constants[name] if kind == 'constexpr' else kind}" for name, kind in types.items()
         ),
         cases=tuple(cases),
+        narrow_offsets=len(_NARROW_OFFSET.findall(kernel.asm["ttir"])),
         code=code,
     )
 

@@ -50,6 +50,17 @@ def test_every_configuration_in_the_tables_is_among_what_compiles(target, op, la
         assert any(configuration.endswith(wanted) for configuration in compiled), wanted
 
 
+def assert_offsets_are_wide(target, quick):
+    kernels = [kernel for _, _, kernel in report([target], ["selective_scan"], quick=quick)]
+    own = [kernel for kernel in kernels if kernel.kernel != "_carry_kernel"]
+    assert own
+    assert [kernel.kernel for kernel in own if kernel.narrow_offsets] == []
+
+
+def test_selective_scan_never_adds_fewer_than_64_bits_to_a_pointer():
+    assert_offsets_are_wide("sm_86", quick=True)
+
+
 TENSOR_CORES = ("HMMA", "HGMMA", "v_mfma")
 COPIES = ("LDGSTS.128", "buffer_load_dwordx4", "global_load_dwordx4")
 
@@ -167,6 +178,8 @@ def test_what_compiles_is_what_a_real_launch_would_compile(tmp_path):
     assert toys["aligned"].arguments == "x_ptr: *fp32, y_ptr: *fp32, extra_ptr: None, n: i32"
     assert toys["aligned"].code.instructions["LDG.128"] == 2  # 1024 floats, 128 threads, 4 floats a load
     assert "LDG.128" not in toys["odd"].code.instructions
+    # Programs times elements: 32 bits in this toy.
+    assert toys["aligned"].narrow_offsets == 2
     assert toys["extra"].code.instructions["LDG.128"] == 4
     assert toys["product"].code.instructions["HMMA"] == 32  # 64³ over 16·8·16 an instruction and 4 warps
 

@@ -28,6 +28,7 @@ from .fused_numbers import (
     load_step_size,
     read,
     store_numbers,
+    wide,
 )
 
 
@@ -77,12 +78,12 @@ def backward_ends_kernel(
             dts = dts + (tl.load(dt_at + column * dt_lane, mask=lanes & inside, other=0.0),)
             grads = grads + (tl.load(grad_at + column * grad_lane, mask=lanes & inside, other=0.0),)
             Cs = Cs + (load_raw(C_at + state * C_state, exists & inside, COMPLEX),)
-            dt_at -= dt_time
-            grad_at -= grad_time
-            C_at -= C_time
+            dt_at -= wide(dt_time)
+            grad_at -= wide(grad_time)
+            C_at -= wide(C_time)
             if z_ptr is not None:
                 zs = zs + (tl.load(z_at + column * z_lane, mask=lanes & inside, other=0.0),)
-                z_at -= z_time
+                z_at -= wide(z_time)
         for s in tl.static_range(STEPS):
             delta, _slope = load_step_size(dts[s], bias, time - s >= begin, SOFTPLUS)
             grad = grads[s].to(tl.float32)
@@ -183,13 +184,13 @@ def backward_kernel(
                 x = tl.load(x_at + column * x_lane, mask=lanes, other=0.0).to(tl.float32)
                 dt = tl.load(dt_at + column * dt_lane, mask=lanes, other=0.0)
                 B = load_raw(B_at + state * B_state, exists, COMPLEX)
-                x_at += x_time
-                dt_at += dt_time
-                B_at += B_time
+                x_at += wide(x_time)
+                dt_at += wide(dt_time)
+                B_at += wide(B_time)
                 delta, _slope = load_step_size(dt, bias, True, SOFTPLUS)
                 f_real, f_imaginary = factors(delta, A_real, A_imaginary, COMPLEX)
                 h_real, h_imaginary = advance(h_real, h_imaginary, f_real, f_imaginary, B, delta * x, COMPLEX)
-            scratch_at += tile_numbers
+            scratch_at += wide(tile_numbers)
             store_numbers(scratch_at + in_scratch, h_real, h_imaginary, everywhere, COMPLEX)
         tl.debug_barrier()
         # x_at, dt_at and B_at are at the last piece, each of which is walked forward and then backward.
@@ -212,14 +213,14 @@ def backward_kernel(
                 xs = xs + (tl.load(x_at + column * x_lane, mask=lanes & inside, other=0.0),)
                 dts = dts + (tl.load(dt_at + column * dt_lane, mask=lanes & inside, other=0.0),)
                 Bs = Bs + (load_raw(B_at + state * B_state, exists & inside, COMPLEX),)
-                x_at += x_time
-                dt_at += dt_time
-                B_at += B_time
-            x_at -= 2 * STEPS * x_time
-            dt_at -= 2 * STEPS * dt_time
-            B_at -= 2 * STEPS * B_time
+                x_at += wide(x_time)
+                dt_at += wide(dt_time)
+                B_at += wide(B_time)
+            x_at -= wide(2 * STEPS * x_time)
+            dt_at -= wide(2 * STEPS * dt_time)
+            B_at -= wide(2 * STEPS * B_time)
             hs = (load_numbers(scratch_at + in_scratch, everywhere, COMPLEX),)
-            scratch_at -= tile_numbers
+            scratch_at -= wide(tile_numbers)
             for s in tl.static_range(STEPS):
                 delta, _slope = load_step_size(dts[s], bias, time + s < stop, SOFTPLUS)
                 f_real, f_imaginary = factors(delta, A_real, A_imaginary, COMPLEX)
@@ -232,11 +233,11 @@ def backward_kernel(
                 delta, slope = load_step_size(dts[s], bias, inside, SOFTPLUS)
                 C = load_raw(C_at + state * C_state, exists & inside, COMPLEX)
                 grad = tl.load(grad_at + column * grad_lane, mask=here, other=0.0).to(tl.float32)
-                C_at -= C_time
-                grad_at -= grad_time
+                C_at -= wide(C_time)
+                grad_at -= wide(grad_time)
                 if z_ptr is not None:
                     z = tl.load(z_at + column * z_lane, mask=here, other=0.0).to(tl.float32)
-                    z_at -= z_time
+                    z_at -= wide(z_time)
                     opened, closed = sigmoids(z)
                     y = read(hs[s + 1][0], hs[s + 1][1], C, COMPLEX) + skip * x
                     grad_z = grad * y * opened * (1.0 + z * closed)
@@ -260,7 +261,7 @@ def backward_kernel(
                 )
                 in_group -= groups * states * parts
                 B = load_raw(back_B_at + state * B_state, exists & inside, COMPLEX)
-                back_B_at -= B_time
+                back_B_at -= wide(B_time)
                 w = G_real * B[0].to(tl.float32)[:, None]
                 if COMPLEX:
                     w += G_imaginary * B[1].to(tl.float32)[:, None]

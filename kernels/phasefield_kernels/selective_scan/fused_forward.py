@@ -15,6 +15,7 @@ from .fused_numbers import (
     read,
     store_numbers,
     times,
+    wide,
 )
 
 
@@ -99,15 +100,15 @@ def forward_kernel(
                 xs = xs + (tl.load(x_at + column * x_lane, mask=lanes & inside, other=0.0),)
                 dts = dts + (tl.load(dt_at + column * dt_lane, mask=lanes & inside, other=0.0),)
                 Bs = Bs + (load_raw(B_at + state * B_state, exists & inside, COMPLEX),)
-                x_at += x_time
-                dt_at += dt_time
-                B_at += B_time
+                x_at += wide(x_time)
+                dt_at += wide(dt_time)
+                B_at += wide(B_time)
                 if y_ptr is not None:
                     Cs = Cs + (load_raw(C_at + state * C_state, exists & inside, COMPLEX),)
-                    C_at += C_time
+                    C_at += wide(C_time)
                     if z_ptr is not None:
                         zs = zs + (tl.load(z_at + column * z_lane, mask=lanes & inside, other=0.0),)
-                        z_at += z_time
+                        z_at += wide(z_time)
             for s in tl.static_range(STEPS):
                 inside = time + s < stop
                 x = xs[s].to(tl.float32)
@@ -130,7 +131,7 @@ def forward_kernel(
                         opened, _closed = sigmoids(z)
                         y *= z * opened
                     tl.store(y_at + column, y.to(y_ptr.dtype.element_ty), mask=lanes & inside)
-                    y_at += width
+                    y_at += wide(width)
             time += STEPS
     if end_ptr is not None:
         if not COMPLEX:

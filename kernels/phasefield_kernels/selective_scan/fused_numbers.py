@@ -16,6 +16,12 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
+def wide(number: tl.constexpr):
+    """A constant of 64 bits, for pointers: several added up as 32 bits could overflow."""
+    return tl.full((), number, tl.int64)
+
+
+@triton.jit
 def load_raw(at, mask, COMPLEX: tl.constexpr):
     """Numbers as they lie in memory at a vector or tile of addresses; a complex one's parts side by side."""
     if COMPLEX:
