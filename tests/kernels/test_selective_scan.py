@@ -1,4 +1,4 @@
-"""selective_scan and mamba_ssm's functions on it, against the float64 reference and a loop of its own."""
+"""selective_scan on both backends, against the float64 reference."""
 
 import importlib
 import itertools
@@ -6,10 +6,8 @@ import mmap
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from phasefield_kernels import selective_scan, selective_scan_step, selective_scan_step_, use_backend
-from phasefield_kernels.compat.mamba_ssm import selective_scan_fn, selective_state_update
 from phasefield_kernels.selective_scan import blocked
 from tests.machinery.comparison import assert_agrees_with_reference, relative_error
 
@@ -158,6 +156,34 @@ def test_it_compiles_in_one_graph_with_its_backward():
     torch.testing.assert_close(actual, expected)
 
 
+def test_it_exports():
+    tensors = draw(2, 9, 4, 3)
+    x = tensors.pop("x")
+
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return selective_scan(x, **tensors)
+
+    torch.testing.assert_close(torch.export.export(Module(), (x,)).module()(x), Module()(x))
+
+
+def test_autocast_and_inference_mode_change_nothing():
+    tensors = draw(2, 9, 4, 3)
+    expected = selective_scan(**tensors)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        torch.testing.assert_close(selective_scan(**tensors), expected, rtol=0, atol=0)
+
+
+def test_the_step_in_place_refuses_to_drop_a_gradient():
+    token = at(draw(2, 1, 4, 3), 0) | {"dt_softplus": True}
+    state = torch.zeros(2, 4, 3)
+    token["B"].requires_grad_()
+    with pytest.raises(RuntimeError, match="selective_scan_step_ changes its state in place"):
+        selective_scan_step_(**token, state=state)
+    with torch.no_grad():
+        selective_scan_step_(**token, state=state)
+
+
 def at(tensors, piece):
     tokens = {name: tensors[name][:, piece] for name in ("x", "dt", "B", "C", "z")}
     return {name: tensors[name] for name in ("A", "D", "dt_bias")} | tokens
@@ -281,84 +307,3 @@ def test_the_same_inputs_give_the_same_bits(backend, device):
 def test_what_does_not_fit_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         selective_scan(**draw(2, 4, 6, 5) | change)
-
-
-def mamba_loop(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
-    """Mamba's scan as its paper has it, [B, D, L], one step after the other."""
-    delta = delta if delta_bias is None else delta + delta_bias[:, None]
-    delta = F.softplus(delta) if delta_softplus else delta
-    width, length = u.shape[1:]
-
-    def vector(projection, t):
-        if projection.ndim == 2:
-            return projection.unsqueeze(0)
-        if A.is_complex():
-            projection = torch.view_as_complex(projection.unflatten(-1, (length, 2)).contiguous())
-        if projection.ndim == 3:
-            return projection[:, :, t].unsqueeze(1)
-        return projection[..., t].repeat_interleave(width // projection.shape[1], dim=1)
-
-    h, outputs = 0, []
-    for t in range(length):
-        delta_t = delta[:, :, t, None]
-        h = torch.exp(delta_t * A) * h + delta_t * vector(B, t) * u[:, :, t, None]
-        y = (h * vector(C, t)).sum(-1)
-        outputs.append(2 * y.real if A.is_complex() else y)
-    y = torch.stack(outputs, dim=-1)
-    y = y if D is None else y + D[:, None] * u
-    return (y if z is None else y * F.silu(z)), h
-
-
-@pytest.mark.parametrize("is_complex", [False, True])
-@pytest.mark.parametrize("kind", ["constant", "token", "grouped"])
-@pytest.mark.parametrize("plain", [False, True])
-def test_mamba_ssms_function_is_mambas_scan(is_complex, kind, plain):
-    torch.manual_seed(0)
-    batch, width, length, states = 2, 6, 11, 4
-    number = torch.complex128 if is_complex else torch.float64
-    A = -torch.rand(width, states, dtype=torch.float64)
-    A = torch.complex(A, torch.randn_like(A)) if is_complex else A
-    if kind == "constant":
-        B, C = torch.randn(2, width, states, dtype=number).unbind(0)
-    else:
-        groups = (3,) if kind == "grouped" else ()
-        size = (batch, *groups, states, length * (2 if is_complex else 1))
-        B, C = torch.randn(2, *size, dtype=torch.float64).unbind(0)
-    u, z = torch.randn(2, batch, width, length, dtype=torch.float64).unbind(0)
-    delta = torch.rand(batch, width, length, dtype=torch.float64)
-    rest = {}
-    if not plain:
-        D, bias = torch.randn(2, width, dtype=torch.float64).unbind(0)
-        rest = dict(D=D, z=z, delta_bias=bias, delta_softplus=True)
-    arguments = [t.clone().requires_grad_() for t in (u, delta, A, B, C)]
-    expected, last = mamba_loop(*arguments, **rest)
-    actual, state = selective_scan_fn(*arguments, **rest, return_last_state=True)
-    torch.testing.assert_close(actual, expected)
-    torch.testing.assert_close(state, last)
-    assert torch.equal(selective_scan_fn(*arguments, **rest), actual)
-    cotangent = torch.randn_like(expected)
-    for mine, theirs in zip(
-        torch.autograd.grad(actual, arguments, cotangent),
-        torch.autograd.grad(expected, arguments, cotangent),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, theirs)
-
-
-@pytest.mark.parametrize("heads", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_mamba_ssms_update_moves_the_state_by_one_token(heads, dtype):
-    torch.manual_seed(0)
-    lanes = (3, 4) if heads else (6,)
-    state = torch.randn(2, *lanes, 5).to(dtype)
-    x, z = torch.randn(2, 2, *lanes).unbind(0)
-    dt, A = torch.rand(2, *lanes), -torch.rand(*lanes, 5)
-    B, C = torch.randn(2, 2, 3, 5).unbind(0)
-    D, bias = torch.randn(2, *lanes).unbind(0)
-    delta = F.softplus(dt + bias).unsqueeze(-1)
-    wide_B, wide_C = (t.repeat_interleave(12 // 3 if heads else 2, dim=1).view(2, *lanes, 5) for t in (B, C))
-    expected = torch.exp(delta * A) * state.float() + delta * x.unsqueeze(-1) * wide_B
-    y = ((expected * wide_C).sum(-1) + D * x) * F.silu(z)
-    actual = selective_state_update(state, x, dt, A, B, C, D, z, bias, dt_softplus=True)
-    torch.testing.assert_close(actual, y)
-    torch.testing.assert_close(state, expected.to(dtype))

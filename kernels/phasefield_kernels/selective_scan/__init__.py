@@ -33,7 +33,7 @@ def selective_scan(
 
     States are float32 whatever x is. Only some are kept for the backward, which computes the others again a
     few at a time: there is no ``[B, T, D, N]`` tensor. The fused kernels keep one in 256 steps, the torch
-    form one in 4 to 64. Tensors are read through their strides: ``[B, D, T]`` transposed is not copied; a new
+    form one in 8 to 64. Tensors are read through their strides: ``[B, D, T]`` transposed is not copied; a new
     stride of the time, width or number of states compiles a kernel anew.
 
     Args:
