@@ -168,10 +168,18 @@ def test_it_exports():
 
 
 def test_autocast_and_inference_mode_change_nothing():
-    tensors = draw(2, 9, 4, 3)
-    expected = selective_scan(**tensors)
-    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
-        torch.testing.assert_close(selective_scan(**tensors), expected, rtol=0, atol=0)
+    leaves = {name: tensor.requires_grad_() for name, tensor in draw(2, 9, 4, 3).items()}
+    tensors = {name: tensor.detach() for name, tensor in leaves.items()}
+
+    def gradients():
+        y, final = selective_scan(**leaves)
+        return torch.autograd.grad(y.sum() + final.sum(), list(leaves.values()))
+
+    expected, expected_gradients = selective_scan(**tensors), gradients()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(gradients(), expected_gradients, rtol=0, atol=0)
+        with torch.inference_mode():
+            torch.testing.assert_close(selective_scan(**tensors), expected, rtol=0, atol=0)
 
 
 def test_the_step_in_place_refuses_to_drop_a_gradient():

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from .. import checks
 from ..backend import resolve
+from ..complex_product.arguments import outside_autocast
 from . import blocked, reference
 from .blocked import Inputs
 
@@ -181,7 +182,8 @@ def _scan(
         from . import fused as form
     else:
         form = blocked
-    return form.forward(inputs, initial_state, cu_seqlens)
+    with outside_autocast(x):
+        return form.forward(inputs, initial_state, cu_seqlens)
 
 
 @_scan.register_fake
@@ -231,12 +233,13 @@ def _scan_backward(
     backend: str,
 ) -> list[Tensor]:
     inputs = Inputs(x, dt, B, C, z, A, D, dt_bias, dt_softplus)
-    if backend == "triton":
-        from . import fused
+    with outside_autocast(x):
+        if backend == "triton":
+            from . import fused
 
-        grads = fused.backward(grad_y, grad_final, kept, inputs, initial_state, cu_seqlens)
-    else:
-        grads = blocked.backward(grad_y, grad_final, kept, inputs, cu_seqlens)
+            grads = fused.backward(grad_y, grad_final, kept, inputs, initial_state, cu_seqlens)
+        else:
+            grads = blocked.backward(grad_y, grad_final, kept, inputs, cu_seqlens)
     return [
         grad for grad, given in zip(grads, (*inputs[:8], initial_state), strict=True) if given is not None
     ]
@@ -308,7 +311,8 @@ def _step_(
         from . import fused as form
     else:
         form = blocked
-    return form.step_(inputs, state)
+    with outside_autocast(x):
+        return form.step_(inputs, state)
 
 
 _library = torch.library.Library("phasefield", "FRAGMENT")
