@@ -1,0 +1,35 @@
+"""Tiles of hebbian_update_: chosen by the compile report, not measured on a device."""
+
+import torch
+
+from ..complex_product.configs import Tile
+from ..device import architecture, for_architecture
+
+HALF = {
+    80: (Tile(128, 128, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
+    90: (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3)),
+    100: (Tile(128, 128, 32, 8, 3), Tile(64, 64, 32, 4, 3)),
+}
+"""Architecture → (tile of a large weight, tile of a small one) for bfloat16 and float16 activity."""
+
+SINGLE = {80: (Tile(64, 128, 16, 8, 3), Tile(64, 32, 16, 4, 3))}
+"""Architecture → the same for float32 activity, multiplied in full on the ordinary units."""
+
+FINISH = (16, 128)
+"""Rows and columns of a weight that a program of the second stage owns."""
+
+PROGRAMS_WANTED = 128
+"""With fewer tiles than this, smaller tiles keep more multiprocessors busy, and long sums are split."""
+
+
+def tile_and_splits(dtype: torch.dtype, units: int, inputs: int, rows: int) -> tuple[Tile, int]:
+    """The tile for activity of a dtype, and into how many pieces the sum over its rows is cut."""
+    large, small = for_architecture(SINGLE if dtype == torch.float32 else HALF, architecture())
+    tile = large if _tiles(large, units, inputs) >= PROGRAMS_WANTED else small
+    # A piece is at least 8 steps long: its partial sums then cost less than what it reads.
+    splits = min(PROGRAMS_WANTED // _tiles(tile, units, inputs), rows // (8 * tile.inner))
+    return tile, max(1, splits)
+
+
+def _tiles(tile: Tile, units: int, inputs: int) -> int:
+    return -(-units // tile.rows) * -(-inputs // tile.columns)
