@@ -25,9 +25,10 @@ class Layouts(NamedTuple):
 
 
 class Kernels(NamedTuple):
-    """The layouts of each kernel, and how float32 is multiplied: ``"ieee"`` or ``"tf32x3"``.
+    """The layouts of each kernel, and how float32 is multiplied.
 
-    Three products of tf32 parts cost a third of the tensor cores' rate and err by 2^-21 of a product instead of
+    ``precision`` is float32 inputs': ``"ieee"`` or ``"tf32x3"``. ``half_precision`` is that of float16 inputs with
+    weights, both exact in tf32. Three products of tf32 parts cost a third of the tensor cores' rate and err by 2^-21 of a product instead of
     2^-24. That pays where tensor cores are much faster than the ordinary units, as on sm_80 and sm_90; a
     gaming card's are not.
     """
@@ -35,20 +36,19 @@ class Kernels(NamedTuple):
     field: Layouts
     points: Layouts
     sources: Layouts
-    precision: str
+    precision: str = "ieee"
+    half_precision: str = "tf32"
 
 
 _HALF = Kernels(
     field=Layouts(Layout(64, 64, 4, 3), Layout(64, 64, 8, 2), Layout(32, 32, 4, 2)),
     points=Layouts(Layout(64, 64, 8, 2), Layout(64, 32, 8, 2), Layout(32, 32, 8, 2)),
     sources=Layouts(Layout(64, 64, 8, 2), Layout(32, 64, 8, 2), Layout(32, 32, 8, 2)),
-    precision="ieee",
 )
 _SINGLE = Kernels(
     field=Layouts(Layout(64, 32, 8, 2), Layout(32, 32, 8, 2), Layout(32, 32, 8, 1)),
     points=Layouts(Layout(32, 32, 8, 2), Layout(32, 32, 8, 1), Layout(16, 16, 8, 1)),
     sources=Layouts(Layout(32, 32, 8, 2), Layout(32, 32, 8, 1), Layout(16, 16, 8, 1)),
-    precision="ieee",
 )
 
 HALF = {80: _HALF}
@@ -63,7 +63,7 @@ def kernels_for(dtype: torch.dtype) -> Kernels:
     target = architecture()
     kernels = for_architecture(SINGLE if dtype == torch.float32 else HALF, target)
     # AMD's matrix units multiply float32 as it is.
-    return kernels if isinstance(target, int) else kernels._replace(precision="ieee")
+    return kernels if isinstance(target, int) else kernels._replace(precision="ieee", half_precision="ieee")
 
 
 def for_width(layouts: Layouts, width: int) -> Layout:

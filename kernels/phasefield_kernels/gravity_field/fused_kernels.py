@@ -1,40 +1,23 @@
 """The kernels of gravity_field: attention's tiles without its softmax.
 
-A weight ``ρ^{-3/2}`` is bounded by ``ε^{-3}``, so nothing has to be rescaled on the way, and two sums, of
-weighed vectors and of weights, are all that a program carries. The mathematics of the backward is in blocked.py.
-Tiles with near pairs take a branch in which these pairs are computed by differences and taken out of the sums.
+A weight ``ρ^{-3/2}`` is bounded by ``ε^{-3}``, so nothing has to be rescaled on the way, and two sums, of weighed
+vectors and of weights, are all that a program carries. The mathematics of the backward is in blocked.py. Tiles
+that hold near pairs are noted and left to :mod:`.fused_near`.
 """
 
 import triton
 import triton.language as tl
 
 from .fused_pairs import (
-    add_weighed_differences,
-    any_of,
-    differences,
     points_in_reach,
     pulls,
-    rho_of_product,
     rounded,
+    rows,
     sources_in_reach,
+    store_rows,
     weighed_sum,
+    weights_of_product,
 )
-
-
-@triton.jit
-def _rows(x_ptr, row, rows, width, stride, BLOCK_WIDTH: tl.constexpr):
-    # A tile of rows, zeros beyond their number and width.
-    d = tl.arange(0, BLOCK_WIDTH)
-    inside = (row < rows)[:, None] & (d < width)[None, :]
-    return tl.load(x_ptr + row[:, None].to(tl.int64) * stride + d[None, :], mask=inside, other=0.0)
-
-
-@triton.jit
-def _store_rows(out_ptr, value, row, rows, width, BLOCK_WIDTH: tl.constexpr):
-    d = tl.arange(0, BLOCK_WIDTH)
-    inside = (row < rows)[:, None] & (d < width)[None, :]
-    at = row[:, None].to(tl.int64) * width + d[None, :]
-    tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -46,72 +29,58 @@ def _prepare_kernel(
     tiles = tl.cdiv(length, BLOCK_ROWS)
     batch = (tl.program_id(0) // tiles).to(tl.int64)
     row = (tl.program_id(0) % tiles) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    x = _rows(x_ptr + batch * x_batch, row, length, width, x_row, BLOCK_WIDTH).to(tl.float32)
+    x = rows(x_ptr + batch * x_batch, row, length, width, x_row, BLOCK_WIDTH).to(tl.float32)
     tl.store(norm_ptr + batch * length + row, tl.sum(x * x, 1), mask=row < length)
     if grad_ptr is not None:
-        grad = _rows(grad_ptr + batch * grad_batch, row, length, width, grad_row, BLOCK_WIDTH)
+        grad = rows(grad_ptr + batch * grad_batch, row, length, width, grad_row, BLOCK_WIDTH)
         tl.store(along_ptr + batch * length + row, tl.sum(x * grad.to(tl.float32), 1), mask=row < length)
 
 
 @triton.jit
 def _field_kernel(
-    x_ptr, mass_ptr, source_ptr, norm_ptr, force_ptr,
+    x_ptr, mass_ptr, source_ptr, norm_ptr, near_ptr, force_ptr,
     length, count, width, before, window, x_batch, x_row, mass_batch, mass_row, source_batch, source_row,
     strength, softening_squared,
     CAUSAL: tl.constexpr, NEAR: tl.constexpr, PRECISION: tl.constexpr, HALF_PRECISION: tl.constexpr,
     BLOCK_POINTS: tl.constexpr, BLOCK_SOURCES: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     # Owns points, meets sources. The last points of a causal sequence have most to do, and begin.
+    #   F_i = g (Σ_j w_ij m_j s_j − x_i Σ_j w_ij m_j)
     tiles = tl.cdiv(length, BLOCK_POINTS)
     batch = (tl.program_id(0) // tiles).to(tl.int64)
-    first = (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_POINTS
+    tile = tiles - 1 - tl.program_id(0) % tiles
+    first = tile * BLOCK_POINTS
     i = first + tl.arange(0, BLOCK_POINTS)
-    x_ptr += batch * x_batch
+    near_ptr += (batch * tiles + tile) * tl.cdiv(count, BLOCK_SOURCES)
     source_ptr += batch * source_batch
-    x = _rows(x_ptr, i, length, width, x_row, BLOCK_WIDTH)
+    x = rows(x_ptr + batch * x_batch, i, length, width, x_row, BLOCK_WIDTH)
     norm = tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
     total = tl.zeros((BLOCK_POINTS, BLOCK_WIDTH), tl.float32)
     weights = tl.zeros((BLOCK_POINTS,), tl.float32)
     low, high = sources_in_reach(first, BLOCK_POINTS, before, count, window, CAUSAL)
     for start in range(low, high, BLOCK_SOURCES):
         j = start + tl.arange(0, BLOCK_SOURCES)
-        s = _rows(source_ptr, j, count, width, source_row, BLOCK_WIDTH)
+        s = rows(source_ptr, j, count, width, source_row, BLOCK_WIDTH)
         source_norm = tl.load(norm_ptr + batch * count + j, mask=j < count, other=0.0)
         product = tl.dot(x, tl.trans(s), input_precision=PRECISION)
-        rho, near = rho_of_product(product, norm, source_norm, softening_squared, NEAR)
         pair = pulls(before + i[:, None], j[None, :], window, CAUSAL)
         pair = pair & (i < length)[:, None] & (j < count)[None, :]
-        near = near & pair
-        root = tl.rsqrt(rho)
-        weight = tl.where(pair, root * root * root, 0.0)
+        _, weight = weights_of_product(
+            product, norm, source_norm, pair, near_ptr + (start - low) // BLOCK_SOURCES, softening_squared, NEAR
+        )
         if mass_ptr is not None:
             at = batch * mass_batch + j.to(tl.int64) * mass_row
-            mass = tl.load(mass_ptr + at, mask=j < count, other=0.0).to(tl.float32)
-            weight *= mass[None, :]
-        if any_of(near):
-            own_at, other_at = x_ptr + i.to(tl.int64) * x_row, source_ptr + j.to(tl.int64) * source_row
-            rho, _ = differences(
-                own_at, i < length, other_at, j < count, None, None, width, softening_squared,
-                BLOCK_POINTS, BLOCK_SOURCES,
-            )  # fmt: skip
-            root = tl.rsqrt(rho)
-            exact = tl.where(near, root * root * root, 0.0)
-            if mass_ptr is not None:
-                exact *= mass[None, :]
-            total = add_weighed_differences(
-                total, exact, own_at, i < length, other_at, j < count, width, BLOCK_WIDTH
-            )
-            weight = tl.where(near, 0.0, weight)
+            weight *= tl.load(mass_ptr + at, mask=j < count, other=0.0).to(tl.float32)[None, :]
         weight = rounded(weight, s.dtype)
         total = weighed_sum(weight, s, total, PRECISION, HALF_PRECISION)
         weights += tl.sum(weight.to(tl.float32), 1)
     force = strength * (total - x.to(tl.float32) * weights[:, None])
-    _store_rows(force_ptr + batch * length * width, force, i, length, width, BLOCK_WIDTH)
+    store_rows(force_ptr + batch * length * width, force, i, length, width, BLOCK_WIDTH)
 
 
 @triton.jit
 def _points_kernel(
-    grad_ptr, x_ptr, mass_ptr, source_ptr, norm_ptr, out_ptr,
+    grad_ptr, x_ptr, mass_ptr, source_ptr, norm_ptr, near_ptr, out_ptr,
     length, count, width, before, window,
     grad_batch, grad_row, x_batch, x_row, mass_batch, mass_row, source_batch, source_row,
     strength, softening_squared,
@@ -122,13 +91,13 @@ def _points_kernel(
     #   dx_i = g (Σ_j c_ij m_j s_j − x_i Σ_j c_ij m_j − G_i Σ_j w_ij m_j)
     tiles = tl.cdiv(length, BLOCK_POINTS)
     batch = (tl.program_id(0) // tiles).to(tl.int64)
-    first = (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_POINTS
+    tile = tiles - 1 - tl.program_id(0) % tiles
+    first = tile * BLOCK_POINTS
     i = first + tl.arange(0, BLOCK_POINTS)
-    x_ptr += batch * x_batch
-    grad_ptr += batch * grad_batch
+    near_ptr += (batch * tiles + tile) * tl.cdiv(count, BLOCK_SOURCES)
     source_ptr += batch * source_batch
-    x = _rows(x_ptr, i, length, width, x_row, BLOCK_WIDTH)
-    grad = _rows(grad_ptr, i, length, width, grad_row, BLOCK_WIDTH)
+    x = rows(x_ptr + batch * x_batch, i, length, width, x_row, BLOCK_WIDTH)
+    grad = rows(grad_ptr + batch * grad_batch, i, length, width, grad_row, BLOCK_WIDTH)
     norm = tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
     grad_x = tl.sum(x.to(tl.float32) * grad.to(tl.float32), 1)
     total = tl.zeros((BLOCK_POINTS, BLOCK_WIDTH), tl.float32)
@@ -137,48 +106,29 @@ def _points_kernel(
     low, high = sources_in_reach(first, BLOCK_POINTS, before, count, window, CAUSAL)
     for start in range(low, high, BLOCK_SOURCES):
         j = start + tl.arange(0, BLOCK_SOURCES)
-        s = _rows(source_ptr, j, count, width, source_row, BLOCK_WIDTH)
+        s = rows(source_ptr, j, count, width, source_row, BLOCK_WIDTH)
         source_norm = tl.load(norm_ptr + batch * count + j, mask=j < count, other=0.0)
         product = tl.dot(x, tl.trans(s), input_precision=PRECISION)
         along = tl.dot(grad, tl.trans(s), input_precision=PRECISION) - grad_x[:, None]
-        rho, near = rho_of_product(product, norm, source_norm, softening_squared, NEAR)
         pair = pulls(before + i[:, None], j[None, :], window, CAUSAL)
         pair = pair & (i < length)[:, None] & (j < count)[None, :]
-        near = near & pair
-        root = tl.rsqrt(rho)
-        weight = tl.where(pair, root * root * root, 0.0)
+        root, weight = weights_of_product(
+            product, norm, source_norm, pair, near_ptr + (start - low) // BLOCK_SOURCES, softening_squared, NEAR
+        )
         if mass_ptr is not None:
             at = batch * mass_batch + j.to(tl.int64) * mass_row
-            mass = tl.load(mass_ptr + at, mask=j < count, other=0.0).to(tl.float32)
-            weight *= mass[None, :]
-        bend = 3.0 * along * weight * root * root
-        if any_of(near):
-            own_at, other_at = x_ptr + i.to(tl.int64) * x_row, source_ptr + j.to(tl.int64) * source_row
-            rho, along = differences(
-                own_at, i < length, other_at, j < count, grad_ptr + i.to(tl.int64) * grad_row, None,
-                width, softening_squared, BLOCK_POINTS, BLOCK_SOURCES,
-            )  # fmt: skip
-            root = tl.rsqrt(rho)
-            exact = root * root * root
-            if mass_ptr is not None:
-                exact *= mass[None, :]
-            weight = tl.where(near, exact, weight)
-            exact = tl.where(near, 3.0 * along * exact * root * root, 0.0)
-            total = add_weighed_differences(
-                total, exact, own_at, i < length, other_at, j < count, width, BLOCK_WIDTH
-            )
-            bend = tl.where(near, 0.0, bend)
+            weight *= tl.load(mass_ptr + at, mask=j < count, other=0.0).to(tl.float32)[None, :]
         weights += tl.sum(weight, 1)
-        bend = rounded(bend, s.dtype)
+        bend = rounded(3.0 * along * weight * root * root, s.dtype)
         total = weighed_sum(bend, s, total, PRECISION, HALF_PRECISION)
         bends += tl.sum(bend.to(tl.float32), 1)
     total -= x.to(tl.float32) * bends[:, None] + grad.to(tl.float32) * weights[:, None]
-    _store_rows(out_ptr + batch * length * width, strength * total, i, length, width, BLOCK_WIDTH)
+    store_rows(out_ptr + batch * length * width, strength * total, i, length, width, BLOCK_WIDTH)
 
 
 @triton.jit
 def _sources_kernel(
-    grad_ptr, x_ptr, mass_ptr, source_ptr, norm_ptr, along_ptr, add_ptr, out_ptr, mass_out_ptr,
+    grad_ptr, x_ptr, mass_ptr, source_ptr, norm_ptr, along_ptr, near_ptr, add_ptr, out_ptr, mass_out_ptr,
     length, count, width, before, window,
     grad_batch, grad_row, x_batch, x_row, mass_batch, mass_row, source_batch, source_row,
     strength, softening_squared,
@@ -186,16 +136,17 @@ def _sources_kernel(
     BLOCK_POINTS: tl.constexpr, BLOCK_SOURCES: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     # The gradients to sources (plus what is given to add, where sources are the points) and masses: owns
-    # sources, meets points with their |x|² and G·x. Differences here are x − s: the other way round.
+    # sources, meets points with their |x|² and G·x.
     #   ds_j = g m_j (Σ_i w_ij G_i + Σ_i c_ij x_i − s_j Σ_i c_ij),     dm_j = g Σ_i w_ij a_ij
     tiles = tl.cdiv(count, BLOCK_SOURCES)
     batch = (tl.program_id(0) // tiles).to(tl.int64)
-    first = (tl.program_id(0) % tiles) * BLOCK_SOURCES
+    tile = tl.program_id(0) % tiles
+    first = tile * BLOCK_SOURCES
     j = first + tl.arange(0, BLOCK_SOURCES)
+    near_ptr += (batch * tiles + tile) * tl.cdiv(length, BLOCK_POINTS)
     x_ptr += batch * x_batch
     grad_ptr += batch * grad_batch
-    source_ptr += batch * source_batch
-    s = _rows(source_ptr, j, count, width, source_row, BLOCK_WIDTH)
+    s = rows(source_ptr + batch * source_batch, j, count, width, source_row, BLOCK_WIDTH)
     norm = tl.sum(s.to(tl.float32) * s.to(tl.float32), 1)
     total = tl.zeros((BLOCK_SOURCES, BLOCK_WIDTH), tl.float32)
     work = tl.zeros((BLOCK_SOURCES,), tl.float32)
@@ -203,39 +154,23 @@ def _sources_kernel(
     low, high = points_in_reach(first, BLOCK_SOURCES, before, length, window, CAUSAL)
     for start in range(low, high, BLOCK_POINTS):
         i = start + tl.arange(0, BLOCK_POINTS)
-        x = _rows(x_ptr, i, length, width, x_row, BLOCK_WIDTH)
-        grad = _rows(grad_ptr, i, length, width, grad_row, BLOCK_WIDTH)
+        x = rows(x_ptr, i, length, width, x_row, BLOCK_WIDTH)
+        grad = rows(grad_ptr, i, length, width, grad_row, BLOCK_WIDTH)
         point_norm = tl.load(norm_ptr + batch * length + i, mask=i < length, other=0.0)
         grad_x = tl.load(along_ptr + batch * length + i, mask=i < length, other=0.0)
         product = tl.dot(s, tl.trans(x), input_precision=PRECISION)
         along = tl.dot(s, tl.trans(grad), input_precision=PRECISION) - grad_x[None, :]
-        rho, near = rho_of_product(product, norm, point_norm, softening_squared, NEAR)
         pair = pulls(before + i[None, :], j[:, None], window, CAUSAL)
         pair = pair & (i < length)[None, :] & (j < count)[:, None]
-        near = near & pair
-        root = tl.rsqrt(rho)
-        weight = tl.where(pair, root * root * root, 0.0)
-        bend = 3.0 * along * weight * root * root
-        if any_of(near):
-            own_at, other_at = source_ptr + j.to(tl.int64) * source_row, x_ptr + i.to(tl.int64) * x_row
-            rho, back = differences(
-                own_at, j < count, other_at, i < length, None, grad_ptr + i.to(tl.int64) * grad_row,
-                width, softening_squared, BLOCK_SOURCES, BLOCK_POINTS,
-            )  # fmt: skip
-            along = tl.where(near, -back, along)
-            root = tl.rsqrt(rho)
-            exact = root * root * root
-            weight = tl.where(near, exact, weight)
-            exact = tl.where(near, 3.0 * along * exact * root * root, 0.0)
-            total = add_weighed_differences(
-                total, exact, own_at, j < count, other_at, i < length, width, BLOCK_WIDTH
-            )
-            bend = tl.where(near, 0.0, bend)
+        root, weight = weights_of_product(
+            product, norm, point_norm, pair, near_ptr + (start - low) // BLOCK_POINTS, softening_squared, NEAR
+        )
+        bend = along * weight
         if mass_out_ptr is not None:
-            work += tl.sum(weight * along, 1)
+            work += tl.sum(bend, 1)
         if out_ptr is not None:
-            bend = rounded(bend, s.dtype)
             total = weighed_sum(rounded(weight, s.dtype), grad, total, PRECISION, HALF_PRECISION)
+            bend = rounded(3.0 * bend * root * root, s.dtype)
             total = weighed_sum(bend, x, total, PRECISION, HALF_PRECISION)
             bends += tl.sum(bend.to(tl.float32), 1)
     if mass_out_ptr is not None:
@@ -246,5 +181,5 @@ def _sources_kernel(
             at = batch * mass_batch + j.to(tl.int64) * mass_row
             total *= tl.load(mass_ptr + at, mask=j < count, other=0.0).to(tl.float32)[:, None]
         if add_ptr is not None:
-            total += _rows(add_ptr + batch * count * width, j, count, width, width, BLOCK_WIDTH)
-        _store_rows(out_ptr + batch * count * width, total, j, count, width, BLOCK_WIDTH)
+            total += rows(add_ptr + batch * count * width, j, count, width, width, BLOCK_WIDTH)
+        store_rows(out_ptr + batch * count * width, total, j, count, width, BLOCK_WIDTH)

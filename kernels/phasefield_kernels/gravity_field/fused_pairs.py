@@ -1,4 +1,4 @@
-"""What gravity_field's kernels do to a tile of pairs: which there are, their weights, and the near ones.
+"""What gravity_field's kernels ask of a tile of pairs: which there are, what their weights are.
 
 A program *owns* a tile of rows, points or sources, and *meets* the others a tile of columns at a time.
 """
@@ -49,53 +49,19 @@ def points_in_reach(first, sources, before, length, window, CAUSAL: tl.constexpr
 
 
 @triton.jit
-def rho_of_product(product, own_norm, other_norm, softening_squared, NEAR: tl.constexpr):
-    """``ρ = |s − x|² + ε²`` of a tile from its products x·s, never below ε²; and whether a pair is near."""
+def weights_of_product(
+    product, own_norm, other_norm, pair, near_ptr, softening_squared, NEAR: tl.constexpr
+):
+    """``(ρ^{-1/2}, ρ^{-3/2})`` of a tile from its products x·s, ρ never below ε²; 0 where there is no pair.
+
+    A tile that holds a near pair gives weights of 0 and is noted, for the near kernel to compute.
+    """
     size = own_norm[:, None] + other_norm[None, :]
     rho = tl.maximum(size - 2.0 * product, 0.0) + softening_squared
-    return rho, rho < NEAR * size
-
-
-@triton.jit
-def any_of(mask):
-    """Whether any element of a tile is true: one number for the whole program, to branch on."""
-    return tl.max(tl.max(mask.to(tl.int32), 1), 0) != 0
-
-
-@triton.jit
-def differences(
-    own_at, in_rows, other_at, in_columns, own_grad_at, other_grad_at, width, softening_squared,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """ρ of a tile and ``G · (other − own)``, from differences; G belongs to either side or to none."""
-    rho = tl.full((BLOCK_ROWS, BLOCK_COLUMNS), 0.0, tl.float32) + softening_squared
-    along = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
-    for d in tl.range(0, width, num_stages=1):
-        own = tl.load(own_at + d, mask=in_rows, other=0.0).to(tl.float32)
-        other = tl.load(other_at + d, mask=in_columns, other=0.0).to(tl.float32)
-        difference = other[None, :] - own[:, None]
-        rho += difference * difference
-        if own_grad_at is not None:
-            grad = tl.load(own_grad_at + d, mask=in_rows, other=0.0).to(tl.float32)
-            along += grad[:, None] * difference
-        if other_grad_at is not None:
-            grad = tl.load(other_grad_at + d, mask=in_columns, other=0.0).to(tl.float32)
-            along += grad[None, :] * difference
-    return rho, along
-
-
-@triton.jit
-def add_weighed_differences(
-    total, weight, own_at, in_rows, other_at, in_columns, width, BLOCK_WIDTH: tl.constexpr
-):
-    """``total[r, d] + Σ_c weight[r, c] (other[c, d] − own[r, d])``."""
-    column = tl.arange(0, BLOCK_WIDTH)
-    for d in tl.range(0, width, num_stages=1):
-        own = tl.load(own_at + d, mask=in_rows, other=0.0).to(tl.float32)
-        other = tl.load(other_at + d, mask=in_columns, other=0.0).to(tl.float32)
-        part = tl.sum(weight * (other[None, :] - own[:, None]), 1)
-        total += tl.where((column == d)[None, :], part[:, None], 0.0)
-    return total
+    near = tl.max(tl.max((pair & (rho < NEAR * size)).to(tl.int32), 1), 0)
+    tl.store(near_ptr, near.to(tl.int8))
+    root = tl.rsqrt(rho)
+    return root, tl.where(pair & (near == 0), root * root * root, 0.0)
 
 
 @triton.jit
@@ -107,13 +73,34 @@ def rounded(weight, dtype: tl.constexpr):
     """
     if dtype == tl.float16:
         bits = weight.to(tl.uint32, bitcast=True)
-        return ((bits + 0x1000) & 0xFFFFE000).to(tl.float32, bitcast=True)
-    return weight.to(dtype)
+        result = ((bits + 0x1000) & 0xFFFFE000).to(tl.float32, bitcast=True)
+    else:
+        result = weight.to(dtype)
+    return result
 
 
 @triton.jit
 def weighed_sum(weight, values, total, PRECISION: tl.constexpr, HALF_PRECISION: tl.constexpr):
     """``total + weight · values`` of a rounded weight."""
     if values.dtype == tl.float16:
-        return tl.dot(weight, values.to(tl.float32), total, input_precision=HALF_PRECISION)
-    return tl.dot(weight, values, total, input_precision=PRECISION)
+        total = tl.dot(weight, values.to(tl.float32), total, input_precision=HALF_PRECISION)
+    else:
+        total = tl.dot(weight, values, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+def rows(x_ptr, row, count, width, stride, BLOCK_WIDTH: tl.constexpr):
+    """A tile of rows, zeros beyond their count and width."""
+    d = tl.arange(0, BLOCK_WIDTH)
+    inside = (row < count)[:, None] & (d < width)[None, :]
+    return tl.load(x_ptr + row[:, None].to(tl.int64) * stride + d[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def store_rows(out_ptr, value, row, count, width, BLOCK_WIDTH: tl.constexpr):
+    """Store a tile of rows, which are contiguous."""
+    d = tl.arange(0, BLOCK_WIDTH)
+    inside = (row < count)[:, None] & (d < width)[None, :]
+    at = row[:, None].to(tl.int64) * width + d[None, :]
+    tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=inside)

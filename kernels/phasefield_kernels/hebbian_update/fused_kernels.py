@@ -13,17 +13,18 @@ import triton.language as tl
 @triton.jit
 def _rounded(value, index, seed, dtype: tl.constexpr, STOCHASTIC: tl.constexpr):
     # float32 in the weight's dtype; see rounding.py, which gives the same bits.
-    if not STOCHASTIC:
-        return value.to(dtype)
-    random = tl.randint(seed, index).to(tl.uint32, bitcast=True)
-    bits = value.to(tl.uint32, bitcast=True)
-    if dtype == tl.bfloat16:
-        result = ((bits + (random >> 16)) & 0xFFFF0000).to(tl.float32, bitcast=True)
-    else:
-        result = ((bits + (random >> 19)) & 0xFFFFE000).to(tl.float32, bitcast=True)
-        steps = tl.floor(value * 16777216.0 + (random >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08)
-        result = tl.where(tl.abs(value) < 6.103515625e-05, steps * 5.9604644775390625e-08, result)
-    return tl.where(tl.abs(value) < float("inf"), result, value).to(dtype)
+    if STOCHASTIC:
+        random = tl.randint(seed, index).to(tl.uint32, bitcast=True)
+        bits = value.to(tl.uint32, bitcast=True)
+        if dtype == tl.bfloat16:
+            result = ((bits + (random >> 16)) & 0xFFFF0000).to(tl.float32, bitcast=True)
+        else:
+            result = ((bits + (random >> 19)) & 0xFFFFE000).to(tl.float32, bitcast=True)
+            share = (random >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08  # 2^-24
+            steps = tl.floor(value * 16777216.0 + share) * 5.9604644775390625e-08
+            result = tl.where(tl.abs(value) < 6.103515625e-05, steps, result)
+        value = tl.where(tl.abs(value) < float("inf"), result, value)
+    return value.to(dtype)
 
 
 @triton.jit
