@@ -1,4 +1,4 @@
-"""gravity_field: softened gravity between the tokens of a sequence, an attention-shaped sum without softmax."""
+"""gravity_field: softened gravity between the tokens of a sequence, attention's shape without softmax."""
 
 import torch
 from torch import Tensor
@@ -31,17 +31,22 @@ def gravity_field(
     given ones, all of which lie in the past of all points: the S tokens before them, so that
     ``F(whole)[S:] = F(whole[S:]) + F(whole[S:], source=whole[:S])``.
 
-    No ``T × T`` tensor is formed in memory, forward or backward; neither are bits dependent on the run.
+    No ``T × T`` tensor is formed in memory, forward or backward, and no bit depends on the run.
 
-    **Precision.** ``|d|²`` comes from matrix products, ``|x|² + |s|² − 2 x·s``, never below 0, except for near
-    pairs, ``ρ = |d|² + ε² < (|x|² + |s|²)/64``: where a product would cancel, differences are formed one by
-    one, ``|d|²`` and the force alike. The error of one pair's term is then at most ``C u m_j g / ρ``
-    with u = 2^-24 and C = 96 κ + 24, κ ≈ 2 + √D/4 (√D/4 roundings of a sum of D products, 2 of the
-    rest): at most ``C u m_j g / ε²``, with ``0.385 m_j g / ε²`` the largest force that mass exerts
-    at all. For 16-bit inputs products are exact before they are added; weights are rounded to the
-    dtype, 2^-9 of a term in bfloat16, consistently, so that nothing cancels against the rounding.
+    **Precision.** ``|d|²`` comes from a matrix product, ``|x|² + |s|² − 2 x·s``, never below 0. Near pairs,
+    ``ρ = |d|² + ε² < (|x|² + |s|²)/64``, would cancel in it: their differences are formed one by one, for
+    ``|d|²`` and for the force. So the error of a sum is at most ``C u g Σ_j |m_j| / ρ_ij``, no term of which
+    exceeds ``1/ε²`` (the largest force that a unit mass exerts at all is ``0.385/ε²``), with u = 2^-24 and
 
-    Near pairs are slow: repeated tokens whose vectors are equal are such pairs.
+    - ``C = 96 κ + 12 (2 + √T)``: ``3/2 · 64 κ u`` of a weight; and roundings of ``w |s| ≤ 12/ρ``, two of a
+      term and √T of the sum;
+    - ``κ = 2 + √D/4``, the roundings of a sum of D products and of the norms.
+
+    float32 is multiplied in full, not in tf32. 16-bit inputs are multiplied exactly before they are added;
+    weights are rounded, consistently, so that nothing cancels against it: another 2^-9 of a term in bfloat16,
+    2^-11 in float16.
+
+    Near pairs are slow, and repeated tokens with equal vectors are near pairs.
 
     **Gradients** are given to x, mass and source. strength and softening are Python numbers and have none:
     the field is proportional to the strength (multiply the result by a tensor), and a softening that is

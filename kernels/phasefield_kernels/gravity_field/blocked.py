@@ -1,11 +1,11 @@
 """gravity_field in fast PyTorch: tiles of pairs that stay in the cache, and matrix products around them.
 
-With ``ρ_ij = |s_j − x_i|² + ε²`` a tile of ρ is one product of rows ``[x, |x|², 1]`` with ``[−2s, 1, |s|² +
-ε²]``, and the force is another: ``F_i = g (Σ_j w_ij m_j s_j − x_i Σ_j w_ij m_j)``, ``w = ρ^{-3/2}``, whose two
-sums are the columns of one product with ``[m s, m]``. Tiles in the future or outside the window are skipped.
+A tile of ``ρ_ij = |s_j − x_i|² + ε²`` is one product, of rows ``[x, |x|², 1]`` with ``[−2s, 1, |s|² + ε²]``.
+The force ``F_i = g (Σ_j w_ij m_j s_j − x_i Σ_j w_ij m_j)``, ``w = ρ^{-3/2}``, is another: its two sums are
+the columns of a product with ``[m s, m]``. Tiles in the future or outside the window are skipped.
 
 Where a pair is near, both products cancel (see the public function): such pairs are taken out of the tile
-(ρ = ∞, so w = 0), listed, and their differences formed one by one. Finding them reads one number of each tile.
+(ρ = ∞, so w = 0), listed, and their differences formed one by one. Finding them reads one number of a tile.
 """
 
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def forward(
     points, sources, masses, options = _prepared(x, mass, source, softening, causal, window)
     tiles = _Tiles(points, sources, options)
     weighed = _with_column(sources * masses, masses)
-    total = torch.zeros_like(_with_column(points, points[..., :1]))
+    total = torch.zeros_like(_with_one(points))
     for tile, rho in tiles:
         near = tiles.take_near_pairs(tile, rho)
         weight = rho.rsqrt_().pow_(3)
@@ -79,7 +79,7 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients to x, mass and source, those that are needed.
 
-    With G_i = dL/dF_i, d_ij = s_j − x_i, ρ = |d|² + ε², w = ρ^{-3/2}, a_ij = G_i·d_ij, c_ij = 3 a_ij w_ij / ρ_ij:
+    With G_i = dL/dF_i, d_ij = s_j − x_i, ρ = |d|² + ε², w = ρ^{-3/2}, a_ij = G_i·d_ij, c = 3 a w / ρ:
       dL/dd_ij = g m_j q_ij,   q_ij = w_ij G_i − c_ij d_ij        because ∂(w d)/∂d = w (1 − 3 d dᵀ / ρ)
       dx_i = −g Σ_j m_j q_ij = g (Σ_j c_ij m_j s_j − x_i Σ_j c_ij m_j − G_i Σ_j w_ij m_j)
       ds_j =  g m_j Σ_i q_ij = g m_j (Σ_i w_ij G_i + Σ_i c_ij x_i − s_j Σ_i c_ij)
@@ -93,11 +93,10 @@ def backward(
     g = grad.to(points.dtype)
     # [3 G, −3 G·x] with [s, 1] is 3 a.
     along = _with_column(3 * g, -3 * (g * points).sum(-1, keepdim=True))
-    ones = torch.ones_like(points[..., :1]), torch.ones_like(sources[..., :1])
-    points_one, sources_one = _with_column(points, ones[0]), _with_column(sources, ones[1])
+    points_one, sources_one = _with_one(points), _with_one(sources)
     weighed = _with_column(sources * masses, masses)
-    at_points, pulls = torch.zeros_like(points_one), torch.zeros_like(ones[0])
-    at_sources, work = torch.zeros_like(sources_one), torch.zeros_like(ones[1])
+    at_points, pulls = torch.zeros_like(points_one), torch.zeros_like(along[..., -1:])
+    at_sources, work = torch.zeros_like(sources_one), torch.zeros_like(masses)
     for tile, rho in tiles:
         near = tiles.take_near_pairs(tile, rho)
         b, i, j = tile
@@ -140,7 +139,7 @@ def _prepared(
     points = x.to(state_dtype(x)).contiguous()
     sources = points if source is None else source.to(points.dtype).contiguous()
     if mass is None:
-        masses = torch.ones_like(sources[..., :1])
+        masses = sources.new_ones((*sources.shape[:2], 1))
     else:
         masses = mass.to(points.dtype).unsqueeze(-1).contiguous()
     before = 0 if source is None else source.shape[1]
@@ -162,9 +161,8 @@ class _Tiles:
     def __init__(self, points: Tensor, sources: Tensor, options: Options) -> None:
         self._points, self._sources, self._options = points, sources, options
         self._norms = points.square().sum(-1, keepdim=True), sources.square().sum(-1, keepdim=True)
-        ones = (torch.ones_like(norm) for norm in self._norms)
-        self._left = torch.cat([points, self._norms[0], next(ones)], dim=-1)
-        self._right = torch.cat([-2 * sources, next(ones), self._norms[1] + options.softening**2], dim=-1)
+        self._left = _with_one(_with_column(points, self._norms[0]))
+        self._right = _with_column(_with_one(-2 * sources), self._norms[1] + options.softening**2)
         self._scratch: dict[int, Tensor] = {}
 
     def scratch(self, number: int, shape: torch.Size) -> Tensor:
@@ -202,7 +200,7 @@ class _Tiles:
         left, right = self._left[b, i], self._right[b, j]
         rho = self.scratch(0, torch.Size((*left.shape[:2], right.shape[1])))
         torch.bmm(left, right.mT, out=rho).clamp_min_(self._options.softening**2)
-        softening, causal, before, window = self._options
+        _, causal, before, window = self._options
         nearest, farthest = i.start + before - (j.stop - 1), i.stop - 1 + before - j.start
         edge = nearest <= 0 and (causal or farthest >= 0)
         if window is not None:
@@ -239,6 +237,10 @@ class _Tiles:
 
 def _with_column(x: Tensor, column: Tensor) -> Tensor:
     return torch.cat([x, column], dim=-1)
+
+
+def _with_one(x: Tensor) -> Tensor:
+    return torch.nn.functional.pad(x, (0, 1), value=1.0)
 
 
 def _add_by_row(total: Tensor, place: tuple[Tensor, Tensor], values: Tensor) -> None:

@@ -8,10 +8,18 @@ from ..device import architecture, for_architecture
 
 
 class Layout(NamedTuple):
-    """Points and sources of a tile, warps a program, tiles that are met on their way at a time."""
+    """How a kernel is laid out.
+
+    Attributes:
+        points, sources: of a tile.
+        chunk: coordinates that are multiplied at a time; a whole row at once if it is not wider.
+        num_warps: a program.
+        num_stages: tiles that are met on their way at a time.
+    """
 
     points: int
     sources: int
+    chunk: int
     num_warps: int
     num_stages: int
 
@@ -25,47 +33,41 @@ class Layouts(NamedTuple):
 
 
 class Kernels(NamedTuple):
-    """The layouts of each kernel, and how float32 is multiplied.
-
-    ``precision`` is float32 inputs': ``"ieee"`` or ``"tf32x3"``. ``half_precision`` is that of float16 inputs with
-    weights, both exact in tf32. Three products of tf32 parts cost a third of the tensor cores' rate and err by 2^-21 of a product instead of
-    2^-24. That pays where tensor cores are much faster than the ordinary units, as on sm_80 and sm_90; a
-    gaming card's are not.
-    """
+    """The layouts of the force's kernel and of the gradients to points and to sources."""
 
     field: Layouts
     points: Layouts
     sources: Layouts
-    precision: str = "ieee"
-    half_precision: str = "tf32"
 
 
 _HALF = Kernels(
-    field=Layouts(Layout(64, 64, 4, 3), Layout(64, 64, 8, 2), Layout(32, 32, 4, 2)),
-    points=Layouts(Layout(64, 64, 8, 2), Layout(64, 32, 8, 2), Layout(32, 32, 8, 2)),
-    sources=Layouts(Layout(64, 64, 8, 2), Layout(32, 64, 8, 2), Layout(32, 32, 8, 2)),
+    field=Layouts(Layout(64, 64, 64, 4, 2), Layout(64, 64, 128, 8, 2), Layout(64, 32, 256, 8, 2)),
+    points=Layouts(Layout(64, 32, 64, 4, 2), Layout(32, 32, 128, 4, 2), Layout(32, 32, 256, 8, 2)),
+    sources=Layouts(Layout(32, 64, 64, 4, 2), Layout(32, 32, 128, 4, 2), Layout(32, 32, 256, 8, 2)),
 )
 _SINGLE = Kernels(
-    field=Layouts(Layout(64, 32, 8, 2), Layout(32, 32, 8, 2), Layout(32, 32, 8, 1)),
-    points=Layouts(Layout(32, 32, 8, 2), Layout(32, 32, 8, 1), Layout(16, 16, 8, 1)),
-    sources=Layouts(Layout(32, 32, 8, 2), Layout(32, 32, 8, 1), Layout(16, 16, 8, 1)),
+    field=Layouts(Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 1)),
+    points=Layouts(Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 1), Layout(32, 32, 32, 8, 1)),
+    sources=Layouts(Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 1), Layout(32, 32, 32, 8, 1)),
 )
 
 HALF = {80: _HALF}
 """Architecture → layouts for bfloat16 and float16."""
 
-SINGLE = {80: _SINGLE._replace(precision="tf32x3"), 86: _SINGLE, 90: _SINGLE._replace(precision="tf32x3"), 120: _SINGLE}
-"""Architecture → layouts for float32."""
+SINGLE = {80: _SINGLE}
+"""Architecture → layouts for float32, multiplied in full on the ordinary units."""
 
 
 def kernels_for(dtype: torch.dtype) -> Kernels:
     """The layouts for points of a dtype."""
-    target = architecture()
-    kernels = for_architecture(SINGLE if dtype == torch.float32 else HALF, target)
-    # AMD's matrix units multiply float32 as it is.
-    return kernels if isinstance(target, int) else kernels._replace(precision="ieee", half_precision="ieee")
+    return for_architecture(SINGLE if dtype == torch.float32 else HALF, architecture())
 
 
 def for_width(layouts: Layouts, width: int) -> Layout:
     """The layout for a width."""
     return layouts.narrow if width <= 64 else layouts.middle if width <= 128 else layouts.wide
+
+
+def half_precision() -> str:
+    """How float16 values and their weights are multiplied: both are exact in tf32, which not all AMD has."""
+    return "tf32" if isinstance(architecture(), int) else "ieee"

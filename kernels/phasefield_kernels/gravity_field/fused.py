@@ -1,9 +1,9 @@
 """gravity_field in Triton: points own tiles of the force, sources tiles of their gradients.
 
-Launches forward: the sources' squared norms (one float32 each), the force, and the near tiles (whose notes are a
-byte a tile). Backward: the points' norms and G·x, the sources' norms if they are not the points, then the
-gradient to points and the gradients to sources and masses, each recomputing its tiles and followed by its near
-ones. Points that are their own sources hand the first to the second in float32.
+Launches forward: the sources' squared norms (one float32 each), the force, and the near tiles (whose notes
+are a byte a tile). Backward: the points' norms and G·x, the sources' norms if they are not the points, then
+the gradient to points and the gradients to sources and masses, each recomputing its tiles and followed by its
+near ones. Points that are their own sources hand the first to the second in float32.
 """
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..device import guard
 from . import fused_kernels, fused_near
 from .blocked import NEAR
-from .configs import Kernels, Layout, for_width, kernels_for
+from .configs import Kernels, Layout, for_width, half_precision, kernels_for
 
 _PREPARED_ROWS = 16
 
@@ -82,8 +82,8 @@ def backward(
             layout = for_width(call.kernels.sources, call.width)
             near = call.notes(sources, layout.sources, points, layout.points)
             fused_kernels._sources_kernel[_grid(sources, layout.sources)](
-                grad, points, mass, sources, norms, along, near, grad_x if own else None, grad_source, grad_mass,
-                *call.sizes, *strides, *call.numbers, **call.options(layout),
+                grad, points, mass, sources, norms, along, near, grad_x if own else None, grad_source,
+                grad_mass, *call.sizes, *strides, *call.numbers, **call.options(layout),
             )  # fmt: skip
             call.near_sources(grad, near, grad_source, grad_mass, layout)
     grad_mass = None if grad_mass is None else grad_mass.to(mass.dtype)
@@ -122,10 +122,9 @@ class _Call:
     def options(self, layout: Layout) -> dict[str, int | str | bool | float]:
         """Compile-time arguments of the kernels that multiply."""
         return dict(
-            CAUSAL=self._causal, NEAR=NEAR, PRECISION=self.kernels.precision,
-            HALF_PRECISION=self.kernels.half_precision, BLOCK_POINTS=layout.points,
-            BLOCK_SOURCES=layout.sources, BLOCK_WIDTH=_block(self.width), num_warps=layout.num_warps,
-            num_stages=layout.num_stages, enable_fp_fusion=True,
+            CAUSAL=self._causal, NEAR=NEAR, HALF_PRECISION=half_precision(), BLOCK_POINTS=layout.points,
+            BLOCK_SOURCES=layout.sources, BLOCK_WIDTH=_block(self.width), CHUNK=layout.chunk,
+            num_warps=layout.num_warps, num_stages=layout.num_stages, enable_fp_fusion=True,
         )  # fmt: skip
 
     def notes(self, own: Tensor, own_block: int, other: Tensor, other_block: int) -> Tensor:

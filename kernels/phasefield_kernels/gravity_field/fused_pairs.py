@@ -49,9 +49,39 @@ def points_in_reach(first, sources, before, length, window, CAUSAL: tl.constexpr
 
 
 @triton.jit
-def weights_of_product(
-    product, own_norm, other_norm, pair, near_ptr, softening_squared, NEAR: tl.constexpr
-):
+def _chunk(x_ptr, row, count, width, stride, start, CHUNK: tl.constexpr):
+    d = start + tl.arange(0, CHUNK)
+    inside = (row < count)[:, None] & (d < width)[None, :]
+    return tl.load(x_ptr + row[:, None].to(tl.int64) * stride + d[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def products(
+    own_ptr, own_grad_ptr, own, own_count, own_row, own_grad_row,
+    other_ptr, other_grad_ptr, other, other_count, other_row, other_grad_row,
+    width, BLOCK_OWN: tl.constexpr, BLOCK_OTHER: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """``x·s`` of a tile and ``G·s``, or ``s·G``, for the side that has a G; CHUNK coordinates at a time.
+
+    Of rows as wide as a tile, in float32, a product at once would take more registers than there are.
+    """
+    product = tl.zeros((BLOCK_OWN, BLOCK_OTHER), tl.float32)
+    along = tl.zeros((BLOCK_OWN, BLOCK_OTHER), tl.float32)
+    for start in range(0, width, CHUNK):
+        left = _chunk(own_ptr, own, own_count, width, own_row, start, CHUNK)
+        right = tl.trans(_chunk(other_ptr, other, other_count, width, other_row, start, CHUNK))
+        product = tl.dot(left, right, product, input_precision="ieee")
+        if own_grad_ptr is not None:
+            left = _chunk(own_grad_ptr, own, own_count, width, own_grad_row, start, CHUNK)
+            along = tl.dot(left, right, along, input_precision="ieee")
+        if other_grad_ptr is not None:
+            right = _chunk(other_grad_ptr, other, other_count, width, other_grad_row, start, CHUNK)
+            along = tl.dot(left, tl.trans(right), along, input_precision="ieee")
+    return product, along
+
+
+@triton.jit
+def weights_of_product(product, own_norm, other_norm, pair, near_ptr, softening_squared, NEAR: tl.constexpr):
     """``(ρ^{-1/2}, ρ^{-3/2})`` of a tile from its products x·s, ρ never below ε²; 0 where there is no pair.
 
     A tile that holds a near pair gives weights of 0 and is noted, for the near kernel to compute.
@@ -80,12 +110,12 @@ def rounded(weight, dtype: tl.constexpr):
 
 
 @triton.jit
-def weighed_sum(weight, values, total, PRECISION: tl.constexpr, HALF_PRECISION: tl.constexpr):
+def weighed_sum(weight, values, total, HALF_PRECISION: tl.constexpr):
     """``total + weight · values`` of a rounded weight."""
     if values.dtype == tl.float16:
         total = tl.dot(weight, values.to(tl.float32), total, input_precision=HALF_PRECISION)
     else:
-        total = tl.dot(weight, values, total, input_precision=PRECISION)
+        total = tl.dot(weight, values, total, input_precision="ieee")
     return total
 
 

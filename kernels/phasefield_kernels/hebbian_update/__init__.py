@@ -44,7 +44,8 @@ def hebbian_update_(
     bfloat16 has 8 bits: a change smaller than 2^-9 of a weight is lost by rounding to nearest, however often
     it is repeated. Stochastic rounding goes up or down with the probability that makes the mean right. Its
     random bits are Philox 4×32-10's (Salmon et al. 2011) for the seed and the element's index, the same on
-    every backend and device: equal inputs and seeds give equal bits. Take a new seed for every update.
+    every backend and device; on one backend, equal inputs and seeds give equal weights, bit for bit. Take a
+    new seed for every update.
 
     Under autocast post and pre are read in autocast's dtype.
 
@@ -74,10 +75,8 @@ def hebbian_update_(
     _check(weight, post, pre)
     _check_options(weight, rule, max_norm, norm, stochastic_rounding, seed)
     name = resolve(backend, weight)
-    _update_(
-        weight, post, pre, float(rate), float(decay), rule, None if max_norm is None else float(max_norm), norm,
-        seed if stochastic_rounding else None, name,
-    )  # fmt: skip
+    max_norm = None if max_norm is None else float(max_norm)
+    _update_(weight, post, pre, float(rate), float(decay), rule, max_norm, norm, seed, name)
     return weight
 
 
@@ -86,7 +85,7 @@ def _check(weight: Tensor, post: Tensor, pre: Tensor) -> None:
     checks.dtype("weight", weight, checks.FLOATS)
     if any(stride == 0 and size > 1 for stride, size in zip(weight.stride(), weight.shape, strict=True)):
         raise ValueError(
-            f"weight has strides {weight.stride()}; it is overwritten, so none of its elements may share memory."
+            f"weight has strides {weight.stride()}; it is overwritten, so its elements may not share memory."
         )
     units, inputs = weight.shape
     checks.shape("post", post, ("M", units))

@@ -63,9 +63,10 @@ def _product(
     oja: bool = False,
     seed: int | None = None,
 ) -> None:
-    # scale Σ post ⊗ pre into the weight, or by pieces into the sums.
+    # scale Σ post ⊗ pre into the weight, or by as many pieces as there are sums into these.
     (rows, units), inputs = post.shape, pre.shape[1]
-    tile, splits = tile_and_splits(post.dtype, units, inputs, rows)
+    tile, _ = tile_and_splits(post.dtype, units, inputs, rows, stochastic=seed is not None)
+    splits = 1 if sums is None else sums.shape[0]
     piece = triton.cdiv(triton.cdiv(rows, splits), tile.inner) * tile.inner
     programs = splits * triton.cdiv(units, tile.rows) * triton.cdiv(inputs, tile.columns)
     fused_kernels._product_kernel[(programs,)](

@@ -147,9 +147,7 @@ def _bound_kernel(
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     inside = (row < units)[:, None] & (column < inputs)[None, :]
-    value = tl.load(
-        value_ptr + row[:, None].to(tl.int64) * inputs + column[None, :], mask=inside, other=0.0
-    )
+    value = tl.load(value_ptr + row[:, None].to(tl.int64) * inputs + column[None, :], mask=inside, other=0.0)
     factor = tl.load(factor_ptr + row * factor_row, mask=row < units, other=0.0)
     _assign(
         weight_ptr, value * factor[:, None], row, column, units, inputs, weight_row, weight_column, seed,

@@ -7,7 +7,7 @@ _32_BITS = 0xFFFFFFFF
 
 
 def assign_(weight: Tensor, value: Tensor, seed: int | None) -> None:
-    """Round ``value`` to the weight's dtype and store it: to nearest, or stochastically if there is a seed."""
+    """Store ``value`` in the weight, rounded to nearest, or stochastically if there is a seed."""
     if value is not weight:
         weight.copy_(value if seed is None else stochastically_rounded(value, weight.dtype, seed))
 
