@@ -62,8 +62,8 @@ def forward(
         for pair in near:
             pull = masses[pair.source] * pair.rho.pow(-1.5)
             _add_by_row(total[..., :-1], pair.point, pull * pair.difference)
-    force = total[..., :-1].sub_(points * total[..., -1:]).mul_(strength)
-    return force.to(x.dtype, memory_format=torch.contiguous_format)
+    force = total[..., :-1].sub_(points * total[..., -1:]) * strength
+    return force.to(x.dtype)
 
 
 def backward(

@@ -46,9 +46,9 @@ _HALF = Kernels(
     sources=Layouts(Layout(32, 64, 64, 4, 2), Layout(32, 32, 128, 4, 2), Layout(32, 32, 256, 8, 2)),
 )
 _SINGLE = Kernels(
-    field=Layouts(Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 1)),
-    points=Layouts(Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 1), Layout(32, 32, 32, 8, 1)),
-    sources=Layouts(Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 1), Layout(32, 32, 32, 8, 1)),
+    field=Layouts(Layout(64, 32, 32, 4, 2), Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 2)),
+    points=Layouts(Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 2)),
+    sources=Layouts(Layout(32, 64, 32, 8, 2), Layout(32, 32, 32, 8, 2), Layout(16, 32, 32, 8, 2)),
 )
 
 HALF = {80: _HALF}
@@ -71,3 +71,13 @@ def for_width(layouts: Layouts, width: int) -> Layout:
 def half_precision() -> str:
     """How float16 values and their weights are multiplied: both are exact in tf32, which not all AMD has."""
     return "tf32" if isinstance(architecture(), int) else "ieee"
+
+
+def register_limit() -> dict[str, int]:
+    """On NVIDIA, all registers that a thread can have: left alone, ptxas spills a few for more occupancy."""
+    return {"maxnreg": 255} if isinstance(architecture(), int) else {}
+
+
+def near_warps(pairs: int) -> int:
+    """Warps of a program of the near kernel, whose tiles are those of the kernel before it."""
+    return 4 if pairs <= 1024 else 8

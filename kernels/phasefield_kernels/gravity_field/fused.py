@@ -13,7 +13,15 @@ from torch import Tensor
 from ..device import guard
 from . import fused_kernels, fused_near
 from .blocked import NEAR
-from .configs import Kernels, Layout, for_width, half_precision, kernels_for
+from .configs import (
+    Kernels,
+    Layout,
+    for_width,
+    half_precision,
+    kernels_for,
+    near_warps,
+    register_limit,
+)
 
 _PREPARED_ROWS = 16
 
@@ -78,7 +86,7 @@ def backward(
                 *call.sizes, *strides, *call.numbers, **call.options(layout),
             )  # fmt: skip
             call.near_points(grad, near, grad_x, layout)
-        if (for_source or for_mass) and sources.numel():
+        if (for_source or for_mass) and sources.shape[:2].numel():
             layout = for_width(call.kernels.sources, call.width)
             near = call.notes(sources, layout.sources, points, layout.points)
             fused_kernels._sources_kernel[_grid(sources, layout.sources)](
@@ -125,6 +133,7 @@ class _Call:
             CAUSAL=self._causal, NEAR=NEAR, HALF_PRECISION=half_precision(), BLOCK_POINTS=layout.points,
             BLOCK_SOURCES=layout.sources, BLOCK_WIDTH=_block(self.width), CHUNK=layout.chunk,
             num_warps=layout.num_warps, num_stages=layout.num_stages, enable_fp_fusion=True,
+            **register_limit(),
         )  # fmt: skip
 
     def notes(self, own: Tensor, own_block: int, other: Tensor, other_block: int) -> Tensor:
@@ -159,7 +168,8 @@ class _Call:
             own.shape[1], other.shape[1], *self._places, *((0, 0) if grad is None else grad.stride()[:2]),
             *own.stride()[:2], *_strides(self._mass), *other.stride()[:2], *self.numbers,
             CAUSAL=self._causal, POINTS=are_points, BLOCK_OWN=own_block, BLOCK_OTHER=other_block,
-            BLOCK_WIDTH=_block(self.width), num_warps=8, enable_fp_fusion=True,
+            BLOCK_WIDTH=_block(self.width), num_warps=near_warps(own_block * other_block),
+            enable_fp_fusion=True, **register_limit(),
         )  # fmt: skip
 
 
@@ -167,7 +177,7 @@ def _prepared(x: Tensor, grad: Tensor | None) -> tuple[Tensor, Tensor | None]:
     # |x|² and G·x, [B, T] in float32.
     norms = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
     along = None if grad is None else torch.empty_like(norms)
-    if x.numel():
+    if norms.numel():
         fused_kernels._prepare_kernel[_grid(x, _PREPARED_ROWS)](
             x, grad, norms, along, x.shape[1], x.shape[2], *x.stride()[:2],
             *((0, 0) if grad is None else grad.stride()[:2]),
