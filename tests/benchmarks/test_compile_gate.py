@@ -14,8 +14,10 @@ from benchmarks.compile_gate import ROOT, kernel_from_json
 from benchmarks.gpu_report import report
 from benchmarks.targets import TARGETS
 from phasefield_kernels.aperiodic_scan.configs import TIME_LOOP as APERIODIC
-from phasefield_kernels.complex_product.configs import HALF, SINGLE
+from phasefield_kernels.complex_product import configs as complex_product
 from phasefield_kernels.device import for_architecture
+from phasefield_kernels.gravity_field import configs as gravity_field
+from phasefield_kernels.hebbian_update import configs as hebbian_update
 from phasefield_kernels.rotation_scan.configs import TIME_LOOP as ROTATION
 
 
@@ -89,13 +91,32 @@ def test_products_keep_the_tensor_cores_of_each_target_busy(target):
 
 
 @pytest.mark.full_matrix
+@pytest.mark.parametrize(
+    ("op", "tables"),
+    [("phase_linear", complex_product), ("hebbian_update_", hebbian_update)],
+    ids=["phase_linear", "hebbian_update_"],
+)
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_tile_in_the_tables_is_among_what_compiles(target):
-    compiled = {kernel.configuration for _, _, kernel in report([target], ["phase_linear"])}
-    for table in (HALF, SINGLE):
+def test_every_tile_in_the_tables_is_among_what_compiles(target, op, tables):
+    compiled = {kernel.configuration for _, _, kernel in report([target], [op])}
+    for table in (tables.HALF, tables.SINGLE):
         for tile in for_architecture(table, TARGETS[target].triton.arch):
             wanted = f"BLOCK_ROWS={tile.rows} BLOCK_COLUMNS={tile.columns} BLOCK_INNER={tile.inner}"
             assert any(wanted in c and c.endswith(f"warps={tile.num_warps}") for c in compiled), wanted
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_layout_of_gravity_is_among_what_compiles(target):
+    compiled = {(kernel.kernel, kernel.configuration) for _, _, kernel in report([target], ["gravity_field"])}
+    for table in (gravity_field.HALF, gravity_field.SINGLE):
+        for kernel, layouts in for_architecture(table, TARGETS[target].triton.arch)._asdict().items():
+            for layout in layouts:
+                tile = f"BLOCK_POINTS={layout.points} BLOCK_SOURCES={layout.sources} "
+                end = f" CHUNK={layout.chunk} warps={layout.num_warps}"
+                assert any(
+                    name == f"_{kernel}_kernel" and tile in c and c.endswith(end) for name, c in compiled
+                ), (kernel, layout)
 
 
 TOYS = """

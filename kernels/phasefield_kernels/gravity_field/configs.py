@@ -46,9 +46,9 @@ _HALF = Kernels(
     sources=Layouts(Layout(32, 64, 64, 4, 2), Layout(32, 32, 128, 4, 2), Layout(32, 32, 256, 8, 2)),
 )
 _SINGLE = Kernels(
-    field=Layouts(Layout(64, 32, 32, 4, 2), Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 2)),
-    points=Layouts(Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 2), Layout(32, 32, 32, 8, 2)),
-    sources=Layouts(Layout(32, 64, 32, 8, 2), Layout(32, 32, 32, 8, 2), Layout(16, 32, 32, 8, 2)),
+    field=Layouts(Layout(32, 32, 16, 8, 2), Layout(32, 32, 16, 8, 2), Layout(32, 32, 16, 8, 2)),
+    points=Layouts(Layout(32, 32, 16, 8, 2), Layout(32, 32, 16, 8, 2), Layout(32, 32, 16, 8, 2)),
+    sources=Layouts(Layout(32, 32, 16, 8, 2), Layout(32, 32, 16, 8, 2), Layout(16, 32, 16, 8, 2)),
 )
 
 HALF = {80: _HALF}

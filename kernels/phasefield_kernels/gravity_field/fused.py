@@ -181,7 +181,7 @@ def _prepared(x: Tensor, grad: Tensor | None) -> tuple[Tensor, Tensor | None]:
         fused_kernels._prepare_kernel[_grid(x, _PREPARED_ROWS)](
             x, grad, norms, along, x.shape[1], x.shape[2], *x.stride()[:2],
             *((0, 0) if grad is None else grad.stride()[:2]),
-            BLOCK_ROWS=_PREPARED_ROWS, BLOCK_WIDTH=_block(x.shape[2]), num_warps=4, enable_fp_fusion=True,
+            BLOCK_ROWS=_PREPARED_ROWS, BLOCK_WIDTH=_block(x.shape[2]), num_warps=8, enable_fp_fusion=True,
         )  # fmt: skip
     return norms, along
 
