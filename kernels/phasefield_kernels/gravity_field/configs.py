@@ -65,7 +65,9 @@ def kernels_for(dtype: torch.dtype) -> Kernels:
 
 def for_width(layouts: Layouts, width: int) -> Layout:
     """The layout for a width."""
-    return layouts.narrow if width <= 64 else layouts.middle if width <= 128 else layouts.wide
+    layout = layouts.narrow if width <= 64 else layouts.middle if width <= 128 else layouts.wide
+    # AMD's waves have 64 lanes, two warps' worth; of more than four, each gets half the registers.
+    return layout if isinstance(architecture(), int) else layout._replace(num_warps=layout.num_warps // 2)
 
 
 def half_precision() -> str:
@@ -80,4 +82,5 @@ def register_limit() -> dict[str, int]:
 
 def near_warps(pairs: int) -> int:
     """Warps of a program of the near kernel, whose tiles are those of the kernel before it."""
-    return 4 if pairs <= 1024 else 8
+    warps = 4 if pairs <= 1024 else 8
+    return warps if isinstance(architecture(), int) else warps // 2
