@@ -41,7 +41,7 @@ class Kernels(NamedTuple):
 
 
 _HALF = Kernels(
-    field=Layouts(Layout(64, 64, 64, 4, 2), Layout(64, 64, 128, 8, 2), Layout(64, 32, 256, 8, 2)),
+    field=Layouts(Layout(64, 64, 64, 4, 2), Layout(64, 64, 128, 8, 2), Layout(32, 32, 256, 4, 2)),
     points=Layouts(Layout(64, 32, 64, 4, 2), Layout(32, 32, 128, 4, 2), Layout(32, 32, 256, 8, 2)),
     sources=Layouts(Layout(32, 64, 64, 4, 2), Layout(32, 32, 128, 4, 2), Layout(32, 32, 256, 8, 2)),
 )
