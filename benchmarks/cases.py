@@ -4,6 +4,7 @@ Shapes are small (the interpreter runs most of them) and typical: widths and tim
 models, and an odd one. To add an op, write a function that yields its cases and add it to :data:`OPS`.
 """
 
+from .hebbian_cases import gravity_field_cases, hebbian_update_cases
 from .product_cases import phase_linear_cases, phase_matmul_cases
 from .scan_cases import (
     aperiodic_scan_cases,
@@ -21,5 +22,7 @@ OPS = {
     "selective_scan": selective_scan_cases,
     "phase_linear": phase_linear_cases,
     "phase_matmul": phase_matmul_cases,
+    "hebbian_update_": hebbian_update_cases,
+    "gravity_field": gravity_field_cases,
 }
 """An op's name → a function that yields its cases."""

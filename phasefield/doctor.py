@@ -24,6 +24,14 @@ CHECKS: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], Callable[[],
         kernels.aperiodic_scan,
         lambda: (_noise(3, 37, 40), _noise(40).tanh(), kernels.golden_phases(40), _noise(3, 40)),
     ),
+    "gravity_field": (
+        kernels.gravity_field,
+        lambda: (_noise(3, 37, 40), _noise(3, 37)),
+    ),
+    "hebbian_update_": (
+        lambda weight, post, pre, backend: _updated(weight, post, pre, backend),
+        lambda: (_noise(24, 40), _noise(37, 24), _noise(37, 40)),
+    ),
     "linoss_scan": (
         kernels.linoss_scan,
         lambda: (_noise(3, 37, 40), _noise(40).abs(), _noise(40).sigmoid(), _noise(3, 40, 2)),
@@ -137,6 +145,12 @@ def _reason(backend: str, device: torch.device) -> str:
     return "the device is a CPU" if device.type == "cpu" else "Triton is not installed"
 
 
+def _updated(weight: Tensor, post: Tensor, pre: Tensor, backend: str | None) -> Tensor:
+    # hebbian_update_ changes its weight and has no gradient.
+    with torch.no_grad():
+        return kernels.hebbian_update_(weight.clone(), post, pre, 0.5, 0.9, "oja", 20.0, backend=backend)
+
+
 def _noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
 
@@ -168,6 +182,8 @@ def _values_and_gradients(
     leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in inputs]
     outputs = op(*leaves, backend=backend)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    if not any(output.requires_grad for output in outputs):
+        return list(outputs)
     differentiable = [leaf for leaf in leaves if leaf.requires_grad]
     gradients = torch.autograd.grad(sum(output.square().sum() for output in outputs), differentiable)
     return [*(output.detach() for output in outputs), *gradients]

@@ -6,6 +6,8 @@ Every op has a reference that defines it, a fast PyTorch form and fused Triton k
 
 from .aperiodic_scan import aperiodic_scan, aperiodic_scan_step, aperiodic_scan_step_
 from .backend import use_backend
+from .gravity_field import gravity_field
+from .hebbian_update import hebbian_update_
 from .linoss_scan import linoss_scan, linoss_scan_step, linoss_scan_step_
 from .oscillatory_scan import oscillatory_scan, oscillatory_scan_step, oscillatory_scan_step_
 from .phase_linear import phase_linear
@@ -20,6 +22,8 @@ __all__ = [
     "aperiodic_scan_step",
     "aperiodic_scan_step_",
     "golden_phases",
+    "gravity_field",
+    "hebbian_update_",
     "linoss_scan",
     "linoss_scan_step",
     "linoss_scan_step_",

@@ -101,10 +101,11 @@ def state_in_place(state: Tensor, main: Tensor) -> None:
         raise ValueError(f"state has strides {state.stride()}; it is overwritten and must be contiguous.")
 
 
-def no_grad_inputs(op: str, *tensors: Tensor | None) -> None:
-    """Raise if a mutating op would silently drop a gradient."""
+def no_grad_inputs(op: str, *tensors: Tensor | None, changes: str = "its state") -> None:
+    """Raise if a mutating op would silently drop a gradient; a step of a state has a form that returns it."""
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        instead = f", or use {op.removesuffix('_')} for training" if changes == "its state" else ""
         raise RuntimeError(
-            f"{op} changes its state in place and has no gradient, but an input requires grad; "
-            f"call it under torch.no_grad(), or use {op.removesuffix('_')} for training."
+            f"{op} changes {changes} in place and has no gradient, but an input requires grad; "
+            f"call it under torch.no_grad(){instead}."
         )

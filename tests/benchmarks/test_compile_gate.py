@@ -14,8 +14,10 @@ from benchmarks.compile_gate import ROOT, kernel_from_json
 from benchmarks.gpu_report import report
 from benchmarks.targets import TARGETS
 from phasefield_kernels.aperiodic_scan.configs import TIME_LOOP as APERIODIC
-from phasefield_kernels.complex_product.configs import HALF, SINGLE
+from phasefield_kernels.complex_product import configs as complex_product
 from phasefield_kernels.device import for_architecture
+from phasefield_kernels.gravity_field import configs as gravity_field
+from phasefield_kernels.hebbian_update import configs as hebbian_update
 from phasefield_kernels.rotation_scan.configs import TIME_LOOP as ROTATION
 
 
@@ -62,17 +64,22 @@ def test_selective_scan_never_adds_fewer_than_64_bits_to_a_pointer():
 
 
 TENSOR_CORES = ("HMMA", "HGMMA", "v_mfma")
+PRODUCTS = (
+    *("_product_kernel", "_folded_kernel", "_gauss_kernel"),
+    *("_field_kernel", "_points_kernel", "_sources_kernel"),
+)
 COPIES = ("LDGSTS.128", "buffer_load_dwordx4", "global_load_dwordx4")
 
 
-def assert_as_busy_as_real_products(target, quick):
+def assert_busy(target, quick):
     # Every product of halves runs on tensor cores and is fed by 16-byte copies, asynchronous on NVIDIA; odd
     # rows cannot be.
+    ops = ("phase_linear", "phase_matmul", "hebbian_update_", "gravity_field")
     products = [
         kernel
-        for _, op, kernel in report([target], ["phase_linear", "phase_matmul"], quick=quick)
-        if kernel.kernel in ("_product_kernel", "_folded_kernel", "_gauss_kernel")
-        and "a_ptr: *bf16" in kernel.arguments
+        for _, _, kernel in report([target], ops, quick=quick)
+        if kernel.kernel in PRODUCTS
+        and any(f"{pointer}_ptr: *bf16" in kernel.arguments for pointer in ("a", "post", "x"))
         and not all(case.startswith("odd") for case in kernel.cases)
     ]
     assert products
@@ -82,24 +89,44 @@ def assert_as_busy_as_real_products(target, quick):
         assert any(name in used for name in COPIES), (kernel.kernel, kernel.cases)
 
 
-def test_complex_products_keep_the_tensor_cores_of_a_gaming_card_busy():
-    assert_as_busy_as_real_products("sm_86", quick=True)
+def test_products_keep_the_tensor_cores_of_a_gaming_card_busy():
+    assert_busy("sm_86", quick=True)
 
 
 @pytest.mark.full_matrix
 @pytest.mark.parametrize("target", TARGETS)
-def test_complex_products_keep_the_tensor_cores_of_each_target_busy(target):
-    assert_as_busy_as_real_products(target, quick=False)
+def test_products_keep_the_tensor_cores_of_each_target_busy(target):
+    assert_busy(target, quick=False)
 
 
 @pytest.mark.full_matrix
+@pytest.mark.parametrize(
+    ("op", "tables"),
+    [("phase_linear", complex_product), ("hebbian_update_", hebbian_update)],
+    ids=["phase_linear", "hebbian_update_"],
+)
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_tile_in_the_tables_is_among_what_compiles(target):
-    compiled = {kernel.configuration for _, _, kernel in report([target], ["phase_linear"])}
-    for table in (HALF, SINGLE):
+def test_every_tile_in_the_tables_is_among_what_compiles(target, op, tables):
+    compiled = {kernel.configuration for _, _, kernel in report([target], [op])}
+    for table in (tables.HALF, tables.SINGLE):
         for tile in for_architecture(table, TARGETS[target].triton.arch):
             wanted = f"BLOCK_ROWS={tile.rows} BLOCK_COLUMNS={tile.columns} BLOCK_INNER={tile.inner}"
             assert any(wanted in c and c.endswith(f"warps={tile.num_warps}") for c in compiled), wanted
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_layout_of_gravity_is_among_what_compiles(target):
+    compiled = {(kernel.kernel, kernel.configuration) for _, _, kernel in report([target], ["gravity_field"])}
+    for table in (gravity_field.HALF, gravity_field.SINGLE):
+        for kernel, layouts in for_architecture(table, TARGETS[target].triton.arch)._asdict().items():
+            for layout in layouts:
+                tile = f"BLOCK_POINTS={layout.points} BLOCK_SOURCES={layout.sources} "
+                warps = layout.num_warps // (TARGETS[target].triton.warp_size // 32)
+                end = f" CHUNK={layout.chunk} warps={warps}"
+                assert any(
+                    name == f"_{kernel}_kernel" and tile in c and c.endswith(end) for name, c in compiled
+                ), (kernel, layout)
 
 
 TOYS = """
