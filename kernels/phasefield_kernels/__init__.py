@@ -6,8 +6,10 @@ Every op has a reference that defines it, a fast PyTorch form and fused Triton k
 
 from .aperiodic_scan import aperiodic_scan, aperiodic_scan_step, aperiodic_scan_step_
 from .backend import use_backend
+from .hebbian_scan import hebbian_scan, hebbian_scan_step, hebbian_scan_step_
 from .linoss_scan import linoss_scan, linoss_scan_step, linoss_scan_step_
 from .oscillatory_scan import oscillatory_scan, oscillatory_scan_step, oscillatory_scan_step_
+from .phase_hebbian_scan import phase_hebbian_scan, phase_hebbian_scan_step, phase_hebbian_scan_step_
 from .phase_linear import phase_linear
 from .phase_matmul import phase_matmul
 from .phases import GOLDEN_ANGLE, golden_phases, phase_from_radians, radians_from_phase
@@ -20,6 +22,9 @@ __all__ = [
     "aperiodic_scan_step",
     "aperiodic_scan_step_",
     "golden_phases",
+    "hebbian_scan",
+    "hebbian_scan_step",
+    "hebbian_scan_step_",
     "linoss_scan",
     "linoss_scan_step",
     "linoss_scan_step_",
@@ -27,6 +32,9 @@ __all__ = [
     "oscillatory_scan_step",
     "oscillatory_scan_step_",
     "phase_from_radians",
+    "phase_hebbian_scan",
+    "phase_hebbian_scan_step",
+    "phase_hebbian_scan_step_",
     "phase_linear",
     "phase_matmul",
     "radians_from_phase",
