@@ -512,7 +512,7 @@ def test_bad_arguments_are_named(backend, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(n_states=3), r"mix is None; with n_states = 3 it is \[B, T, H, 3, 2\]"),
+        (dict(n_states=3), r"mix is None; with n_states = 3 it is \[..., H, 3, 2\]"),
         (dict(mix=torch.zeros(2, 3, 4, 3, 2)), "mix is given without n_states"),
         (dict(n_states=0, mix=torch.zeros(2, 3, 4, 0, 2)), "n_states is 0; allowed are 1 and more"),
         (dict(n_states=2, mix=torch.zeros(2, 3, 4, 3, 2)), r"mix has shape .*; allowed is \[2, 3, 4, 2, 2\]"),

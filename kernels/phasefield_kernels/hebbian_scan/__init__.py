@@ -51,7 +51,8 @@ def hebbian_scan(
     2021; the chunked delta rule is that of S. Yang et al., "Parallelizing linear transformers with the delta
     rule over sequence length", 2024.
     """
-    operator.check(q, k, v, log_decay, beta, rule, initial_state, cu_seqlens)
+    operator.check(q, k, v, log_decay, beta, rule)
+    operator.check_sequences(q, v, initial_state, cu_seqlens)
     return operator.run(q, k, v, log_decay, beta, rule, initial_state, cu_seqlens, backend)
 
 

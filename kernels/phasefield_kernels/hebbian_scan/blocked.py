@@ -310,20 +310,3 @@ def _carry_back(parts: _Parts, dU: Tensor, late_dY: Tensor, dS: Tensor) -> Tenso
     if parts.W is None:
         dU.baddbmm_(late_k, ends.mT)
     return ends
-
-
-def step_(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    beta: Tensor | None,
-    delta: bool,
-    state: Tensor,
-) -> Tensor:
-    """One step; the state is overwritten, the output returned."""
-    y = torch.empty(v.shape, dtype=q.dtype, device=q.device)
-    tokens = (t.unsqueeze(1) for t in (q, k, v))
-    by_head = (t if t is None or t.ndim == 1 else t.unsqueeze(1) for t in (log_decay, beta))
-    _forward(y.unsqueeze(1), *tokens, *by_head, delta, state)
-    return y

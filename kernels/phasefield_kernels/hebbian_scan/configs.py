@@ -7,60 +7,63 @@ import torch
 from ..device import architecture, for_architecture
 
 
+class Tile(NamedTuple):
+    """Rows or columns of a state that a kernel takes at a time, warps, and loads on their way at a time."""
+
+    block: int
+    warps: int
+    stages: int
+
+
 class Config(NamedTuple):
-    """Tiles and warps for heads up to a size.
+    """Tiles for heads up to a size.
 
     Attributes:
         chunk: steps.
-        state_rows: rows of a state that one program of the state kernel owns.
-        state_warps: of that kernel.
-        block: rows or columns that the chunk kernels take at a time.
-        warps: of those kernels.
+        tile: of the kernels that a chunk has to itself, but for the last of the backward.
+        gradient: of that one, which has most to hold.
+        state: rows, of the kernel that walks over the chunks; its columns are those of ``tile``.
+        resident: its states stay in registers; else in memory (the cache), where they are too wide.
     """
 
     chunk: int
-    state_rows: int
-    state_warps: int
-    block: int
-    warps: int
+    tile: Tile
+    gradient: Tile
+    state: Tile
+    resident: bool
 
 
-# Largest head (K or V) → configuration.
+# Largest head (K or V) → configuration. The delta rule's states have to be read by whole rows.
 Table = dict[int, Config]
 
-_HALF: Table = {
-    64: Config(64, 32, 4, 64, 8),
-    128: Config(64, 32, 4, 64, 8),
-    256: Config(64, 32, 8, 64, 8),
+_HALF: Table = {256: Config(64, Tile(32, 8, 2), Tile(32, 8, 2), Tile(64, 4, 2), True)}
+_HALF_DELTA: Table = {
+    64: Config(32, Tile(32, 4, 2), Tile(32, 4, 2), Tile(32, 4, 2), True),
+    256: Config(32, Tile(32, 4, 2), Tile(32, 4, 2), Tile(32, 4, 2), False),
 }
-_HALF_COMPLEX: Table = {
-    64: Config(32, 32, 4, 32, 4),
-    128: Config(32, 16, 4, 32, 4),
-    256: Config(32, 16, 8, 32, 4),
-}
-_SINGLE: Table = {
-    64: Config(32, 16, 4, 32, 4),
-    128: Config(32, 16, 4, 32, 4),
-    256: Config(16, 16, 8, 32, 4),
-}
-_SINGLE_COMPLEX: Table = {
-    64: Config(16, 16, 4, 16, 4),
-    128: Config(16, 16, 4, 16, 4),
-    256: Config(16, 16, 8, 16, 4),
-}
+_HALF_COMPLEX: Table = {256: Config(32, Tile(32, 8, 2), Tile(16, 4, 2), Tile(32, 4, 2), True)}
+_HALF_COMPLEX_DELTA: Table = {256: Config(16, Tile(32, 4, 2), Tile(32, 4, 2), Tile(16, 4, 2), False)}
+_SINGLE: Table = {256: Config(32, Tile(32, 4, 2), Tile(16, 4, 2), Tile(32, 4, 2), True)}
+_SINGLE_DELTA: Table = {256: Config(16, Tile(32, 4, 2), Tile(32, 8, 1), Tile(16, 4, 2), False)}
+_SINGLE_COMPLEX: Table = {256: Config(16, Tile(16, 4, 2), Tile(16, 4, 2), Tile(16, 4, 2), True)}
+_SINGLE_COMPLEX_DELTA: Table = {256: Config(16, Tile(16, 4, 2), Tile(16, 8, 1), Tile(16, 4, 1), False)}
 
-TABLES: dict[tuple[bool, bool], dict[int, Table]] = {
-    (True, False): {80: _HALF},
-    (True, True): {80: _HALF_COMPLEX},
-    (False, False): {80: _SINGLE},
-    (False, True): {80: _SINGLE_COMPLEX},
+TABLES: dict[tuple[bool, bool, bool], dict[int, Table]] = {
+    (True, False, False): {80: _HALF},
+    (True, False, True): {80: _HALF_DELTA},
+    (True, True, False): {80: _HALF_COMPLEX},
+    (True, True, True): {80: _HALF_COMPLEX_DELTA},
+    (False, False, False): {80: _SINGLE},
+    (False, False, True): {80: _SINGLE_DELTA},
+    (False, True, False): {80: _SINGLE_COMPLEX},
+    (False, True, True): {80: _SINGLE_COMPLEX_DELTA},
 }
-"""(16-bit inputs, complex) → architecture → table; float32 is multiplied in full on the ordinary units."""
+"""(16-bit inputs, complex, delta rule) → architecture → table; float32 is multiplied in full."""
 
 
-def config(dtype: torch.dtype, is_complex: bool, columns: int, rows: int) -> Config:
+def config(dtype: torch.dtype, is_complex: bool, delta: bool, columns: int, rows: int) -> Config:
     """The configuration for inputs of a dtype and a state of rows · columns, on the current device."""
-    table = for_architecture(TABLES[dtype != torch.float32, is_complex], architecture())
+    table = for_architecture(TABLES[dtype != torch.float32, is_complex, delta], architecture())
     return table[min(size for size in table if size >= max(columns, rows))]
 
 

@@ -7,15 +7,26 @@ Launches, each over chunks or states of all heads at once:
   backward in time, then dV and dβ; for the delta rule (Q Kᴴ ⊙ G)ᴴ dY, which those wait for; the gradients.
 """
 
+from typing import NamedTuple
+
 import torch
 import triton
 from torch import Tensor
 
 from ..device import guard
 from ..rows import pointers, rows_contiguous
-from .configs import config, inverse_precision
+from .configs import Tile, config, inverse_precision
 from .fused_gradient import gradient_kernel
 from .fused_kernels import read_kernel, state_kernel, written_kernel
+
+
+class _Cut(NamedTuple):
+    """How many tiles a state has along its rows and columns, and their sizes."""
+
+    row_blocks: int
+    column_blocks: int
+    row_block: int
+    column_block: int
 
 
 class _Launch:
@@ -39,7 +50,7 @@ class _Launch:
         self.decay = log_decay
         if log_decay is not None and log_decay.ndim == 1:
             self.decay = log_decay.expand(self.batch, self.length, self.heads)
-        self.config = config(q.dtype, self.parts == 2, self.columns, self.rows)
+        self.config = config(q.dtype, self.parts == 2, delta, self.columns, self.rows)
         chunk = self.config.chunk
         self.offsets = cu_seqlens
         self.chunks = triton.cdiv(self.length, chunk)
@@ -67,10 +78,11 @@ class _Launch:
         """The delta rule's U₀, W, and M if kept."""
         u, w = self.of_tokens(self.rows), self.of_tokens(self.columns)
         m = self.of_tokens(self.config.chunk) if keep else None
+        cut = self.cut(self.config.tile)
         self._by_chunk(
-            written_kernel, 1, k=self.k, v=self.v, beta=self.beta, decay=self.decay, u=u, w=w, m=m,
-            ROW_BLOCKS=triton.cdiv(self.rows, self.row_block),
-            COLUMN_BLOCKS=triton.cdiv(self.columns, self.column_block),
+            written_kernel, self.config.tile, 1,
+            k=self.k, v=self.v, beta=self.beta, decay=self.decay, u=u, w=w, m=m,
+            ROW_BLOCKS=cut.row_blocks, COLUMN_BLOCKS=cut.column_blocks,
             INVERSE=inverse_precision(self.q.dtype),
         )  # fmt: skip
         return u, w, m
@@ -98,23 +110,21 @@ class _Launch:
         shape = (self.sequences, self.heads, self.rows, self.columns, *self.q.shape[4:])
         final = self.q.new_empty(shape, dtype=torch.float32)
         kernel = state_kernel
-        row_block = min(self.config.state_rows, _power(self.rows))
-        column_block = _power(self.columns) if self.delta else self.column_block
+        tile = self.config.state
+        row_blocks, _, row_block, _ = self.cut(tile)
+        cut = self.cut(self.config.tile)
+        blocks = cut.column_blocks if self.delta else 1
         tensors = dict(key=key, value=value, beta=self.beta, decay=self.decay, k=k)
-        grid = (
-            self.sequences * self.heads,
-            triton.cdiv(self.rows, row_block),
-            triton.cdiv(self.columns, column_block),
-        )
         with guard(self.q):
-            kernel[grid](
+            kernel[(self.sequences * self.heads, row_blocks, cut.column_blocks // blocks)](
                 **pointers(
                     kernel, **tensors, u=u, w=w, start=start, states=states, final=final,
                     offsets=self.offsets, first=self.first,
                 ),
                 **_strides(kernel, tensors), **self._sizes(),
-                DELTA=self.delta, REVERSE=reverse, BLOCK_ROWS=row_block, BLOCK_COLUMNS=column_block,
-                num_warps=self.config.state_warps,
+                DELTA=self.delta, REVERSE=reverse, RESIDENT=self.config.resident,
+                BLOCK_ROWS=row_block, BLOCKS=blocks, BLOCK_COLUMNS=cut.column_block,
+                num_warps=tile.warps, num_stages=tile.stages,
             )  # fmt: skip
         return states, final
 
@@ -131,54 +141,45 @@ class _Launch:
     def _read(
         self, query: Tensor, key: Tensor, value: Tensor, *, reverse: bool, **rest: Tensor | None
     ) -> None:
+        cut = self.cut(self.config.tile)
         self._by_chunk(
-            read_kernel, triton.cdiv(self.rows, self.row_block),
+            read_kernel, self.config.tile, cut.row_blocks,
             query=query, key=key, value=value, beta=self.beta, decay=self.decay, **rest,
-            DELTA=self.delta, REVERSE=reverse, COLUMN_BLOCKS=triton.cdiv(self.columns, self.column_block),
+            DELTA=self.delta, REVERSE=reverse, COLUMN_BLOCKS=cut.column_blocks,
         )  # fmt: skip
 
     def gradients(self, **tensors: Tensor | None) -> None:
         """Of q, k and the log-decay; for the delta rule of v and beta as well."""
+        cut = self.cut(self.config.gradient)
         self._by_chunk(
-            gradient_kernel, self.column_blocks,
+            gradient_kernel, self.config.gradient, cut.column_blocks,
             q=self.q, k=self.k, v=self.v, beta=self.beta, decay=self.decay, **tensors,
-            DELTA=self.delta, ROW_BLOCKS=triton.cdiv(self.rows, self.row_block),
+            DELTA=self.delta, ROW_BLOCKS=cut.row_blocks,
         )  # fmt: skip
 
     def parts_by_token(self, blocks: int) -> Tensor:
         """Empty float32 sums by block and token, ``[blocks, B, T, H]``."""
         return self.q.new_empty(blocks, self.batch, self.length, self.heads, dtype=torch.float32)
 
-    @property
-    def row_block(self) -> int:
-        """Rows of a state that a chunk kernel takes at a time."""
-        return min(self.config.block, _power(self.rows))
+    def cut(self, tile: Tile) -> _Cut:
+        """A head's state cut into tiles."""
+        row, column = (min(tile.block, _power(size)) for size in (self.rows, self.columns))
+        return _Cut(triton.cdiv(self.rows, row), triton.cdiv(self.columns, column), row, column)
 
-    @property
-    def column_block(self) -> int:
-        """Columns of a state that a chunk kernel takes at a time."""
-        return min(self.config.block, _power(self.columns))
-
-    @property
-    def column_blocks(self) -> int:
-        """Blocks of columns."""
-        return triton.cdiv(self.columns, self.column_block)
-
-    @property
-    def row_blocks(self) -> int:
-        """Blocks of rows."""
-        return triton.cdiv(self.rows, self.row_block)
-
-    def _by_chunk(self, kernel: triton.JITFunction, blocks: int, **given: Tensor | int | str | None) -> None:
+    def _by_chunk(
+        self, kernel: triton.JITFunction, tile: Tile, blocks: int, **given: Tensor | int | str | None
+    ) -> None:
         tensors = {name: t for name, t in given.items() if name.islower()}
         options = {name: value for name, value in given.items() if name.isupper()}
+        cut = self.cut(tile)
         with guard(self.q):
             kernel[(self.programs, self.heads, blocks)](
                 **pointers(
                     kernel, **tensors, offsets=self.offsets, first=self.first, sequence=self.sequence
                 ),
                 **_strides(kernel, tensors), **self._sizes(), **options,
-                BLOCK_ROWS=self.row_block, BLOCK_COLUMNS=self.column_block, num_warps=self.config.warps,
+                BLOCK_ROWS=cut.row_block, BLOCK_COLUMNS=cut.column_block,
+                num_warps=tile.warps, num_stages=tile.stages,
             )  # fmt: skip
 
     def _sizes(self) -> dict[str, int | bool | str]:
@@ -247,10 +248,11 @@ def backward(
     launch = _Launch(q, k, v, log_decay, beta, delta, cu_seqlens)
     grad_q, grad_k, grad_v = (t.new_empty(t.shape) for t in (q, k, v))
     grad_final = grad_final.float().contiguous()
-    grad_decay = None if log_decay is None else launch.parts_by_token(launch.column_blocks)
-    grad_beta = None
-    if beta is not None:
-        grad_beta = launch.parts_by_token(launch.column_blocks if delta else launch.row_blocks)
+    # Each program of the last kernel has its columns' part of the sums; Hebb's dβ is summed along rows.
+    by_columns = launch.cut(launch.config.gradient).column_blocks
+    by_rows = launch.cut(launch.config.tile).row_blocks
+    grad_decay = None if log_decay is None else launch.parts_by_token(by_columns)
+    grad_beta = None if beta is None else launch.parts_by_token(by_columns if delta else by_rows)
     grad_initial = grad_final.clone()
     if q.shape[:3].numel():
         grad_y = rows_contiguous(grad_y, 3)

@@ -48,7 +48,8 @@ def gradient_kernel(
     step = tl.arange(0, CHUNK)
     time = begin + step
     inside = time < end
-    column = tl.program_id(2) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    column0 = tl.program_id(2) * BLOCK_COLUMNS
+    column = column0 + tl.arange(0, BLOCK_COLUMNS)
     SIZE: tl.constexpr = 2 if COMPLEX else 1
     DTYPE: tl.constexpr = q_ptr.dtype.element_ty
     token = (place * length + time) * heads + head
@@ -69,40 +70,41 @@ def gradient_kernel(
         M = transposed(M, COMPLEX)
         dA = zeros(CHUNK, CHUNK, COMPLEX)
         kappa = zeros(CHUNK, BLOCK_COLUMNS, COMPLEX)
-    for block in tl.static_range(ROW_BLOCKS):
-        row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    for block in range(ROW_BLOCKS):
+        row0 = block * BLOCK_ROWS
+        row = row0 + tl.arange(0, BLOCK_ROWS)
         state_at = (chunk * SIZE * rows + row) * columns
         S = load_planes(states_ptr, state_at, row < rows, column, columns, size, COMPLEX)
         dS = load_planes(ends_ptr, state_at, row < rows, column, columns, size, COMPLEX)
-        dY = load(grad_y_ptr, grad_y_at, inside, row, rows, COMPLEX)
+        dY = load(grad_y_ptr, grad_y_at, inside, row0, rows, BLOCK_ROWS, COMPLEX)
         if DELTA:
             U = load_planes(u_ptr, token * rows, inside, row, rows, count * rows, COMPLEX)
             dU = load_planes(grad_u_ptr, token * rows, inside, row, rows, count * rows, COMPLEX)
             dX = dot(M, dU, zeros(CHUNK, BLOCK_ROWS, COMPLEX), True, False, COMPLEX, PRECISION)
             if tl.program_id(2) == 0:
                 dV = scaled(dX, beta[:, None], COMPLEX)
-                store(grad_v_ptr, token * rows * SIZE, inside, row, rows, dV, COMPLEX)
+                store(grad_v_ptr, token * rows * SIZE, inside, row0, rows, dV, BLOCK_ROWS, COMPLEX)
                 if grad_beta_ptr is not None:
-                    v = load(v_ptr, v_at, inside, row, rows, COMPLEX)
+                    v = load(v_ptr, v_at, inside, row0, rows, BLOCK_ROWS, COMPLEX)
                     grad_beta += inner(v, dX, COMPLEX)
             dX = as_operand(dX, DTYPE, COMPLEX)
             dA = dot(dX, transposed(U, COMPLEX), dA, False, True, COMPLEX, PRECISION)
             kappa = dot(dX, S, kappa, False, True, COMPLEX, PRECISION)
         else:
-            U = load(v_ptr, v_at, inside, row, rows, COMPLEX)
+            U = load(v_ptr, v_at, inside, row0, rows, BLOCK_ROWS, COMPLEX)
             U = as_operand(scaled(U, beta[:, None], COMPLEX), DTYPE, COMPLEX)
         dP = dot(dY, transposed(U, COMPLEX), dP, False, True, COMPLEX, PRECISION)
         dQ = dot(dY, S, dQ, False, True, COMPLEX, PRECISION)
         dK = dot(U, dS, dK, False, True, COMPLEX, PRECISION)
         if grad_decay_ptr is not None:
             kept += inner(S, dS, COMPLEX)
-    q = load(q_ptr, offsets(place, time, head, q_strides), inside, column, columns, COMPLEX)
-    k = load(k_ptr, offsets(place, time, head, k_strides), inside, column, columns, COMPLEX)
+    q = load(q_ptr, offsets(place, time, head, q_strides), inside, column0, columns, BLOCK_COLUMNS, COMPLEX)
+    k = load(k_ptr, offsets(place, time, head, k_strides), inside, column0, columns, BLOCK_COLUMNS, COMPLEX)
     lower = between(sums, CHUNK, False, False)
     dP = as_operand(scaled(dP, lower, COMPLEX), DTYPE, COMPLEX)
     dQ = scaled(dQ, since_start(sums)[:, None], COMPLEX)
     dQ = dot(dP, k, dQ, False, False, COMPLEX, PRECISION)
-    store(grad_q_ptr, token * columns * SIZE, inside, column, columns, dQ, COMPLEX)
+    store(grad_q_ptr, token * columns * SIZE, inside, column0, columns, dQ, BLOCK_COLUMNS, COMPLEX)
     dK = scaled(dK, until_end(sums)[:, None], COMPLEX)
     kept_whole = tl.sum(kept, 0) * whole(sums) + tl.sum(inner(k, dK, COMPLEX), 0)
     dK = dot(transposed(dP, COMPLEX), q, dK, True, False, COMPLEX, PRECISION)
@@ -121,7 +123,7 @@ def gradient_kernel(
         dK = added(dK, scaled(kappa, beta[:, None], COMPLEX), 1, COMPLEX)
         if grad_beta_ptr is not None:
             tl.store(grad_beta_ptr + tl.program_id(2) * count + token, grad_beta, mask=inside)
-    store(grad_k_ptr, token * columns * SIZE, inside, column, columns, dK, COMPLEX)
+    store(grad_k_ptr, token * columns * SIZE, inside, column0, columns, dK, BLOCK_COLUMNS, COMPLEX)
     if grad_decay_ptr is not None:
         later = tl.where(step[:, None] >= step[None, :], ds[:, None], 0.0)
         ds = tl.sum(later, 0) + kept_whole

@@ -31,6 +31,7 @@ from .fused_tiles import (
     scaled,
     store,
     store_planes,
+    tile_of,
     transposed,
     zeros,
 )
@@ -56,9 +57,10 @@ def written_kernel(
     k_at = offsets(place, time, head, k_strides)
     v_at = offsets(place, time, head, v_strides)
     A = zeros(CHUNK, CHUNK, COMPLEX)
-    for block in tl.static_range(COLUMN_BLOCKS):
-        column = block * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
-        k = load(k_ptr, k_at, inside, column, columns, COMPLEX)
+    for block in range(COLUMN_BLOCKS):
+        column0 = block * BLOCK_COLUMNS
+        column = column0 + tl.arange(0, BLOCK_COLUMNS)
+        k = load(k_ptr, k_at, inside, column0, columns, BLOCK_COLUMNS, COMPLEX)
         A = dot(k, transposed(k, COMPLEX), A, False, True, COMPLEX, PRECISION)
     A = scaled(A, between(sums, CHUNK, True, False) * beta[:, None], COMPLEX)
     M = as_operand(inverse(A, CHUNK, COMPLEX, INVERSE), DTYPE, COMPLEX)
@@ -66,18 +68,57 @@ def written_kernel(
         step = tl.arange(0, CHUNK)
         store_planes(m_ptr, token * CHUNK, inside, step, CHUNK, count * CHUNK, M, COMPLEX)
     strength = beta * since_start(sums)
-    for block in tl.static_range(COLUMN_BLOCKS):
-        column = block * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
-        k = load(k_ptr, k_at, inside, column, columns, COMPLEX)
+    for block in range(COLUMN_BLOCKS):
+        column0 = block * BLOCK_COLUMNS
+        column = column0 + tl.arange(0, BLOCK_COLUMNS)
+        k = load(k_ptr, k_at, inside, column0, columns, BLOCK_COLUMNS, COMPLEX)
         k = as_operand(scaled(k, strength[:, None], COMPLEX), DTYPE, COMPLEX)
         W = dot(M, k, zeros(CHUNK, BLOCK_COLUMNS, COMPLEX), False, False, COMPLEX, PRECISION)
         store_planes(w_ptr, token * columns, inside, column, columns, count * columns, W, COMPLEX)
-    for block in tl.static_range(ROW_BLOCKS):
-        row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-        v = load(v_ptr, v_at, inside, row, rows, COMPLEX)
+    for block in range(ROW_BLOCKS):
+        row0 = block * BLOCK_ROWS
+        row = row0 + tl.arange(0, BLOCK_ROWS)
+        v = load(v_ptr, v_at, inside, row0, rows, BLOCK_ROWS, COMPLEX)
         v = as_operand(scaled(v, beta[:, None], COMPLEX), DTYPE, COMPLEX)
         U = dot(M, v, zeros(CHUNK, BLOCK_ROWS, COMPLEX), False, False, COMPLEX, PRECISION)
         store_planes(u_ptr, token * rows, inside, row, rows, count * rows, U, COMPLEX)
+
+
+@triton.jit
+def _read_tile(
+    tile, read, k_ptr, w_ptr, states_ptr, k_at, w_at, at, inside, in_rows, column0, columns, w_plane, plane,
+    DELTA: tl.constexpr, REVERSE: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    # Stores a tile of S and adds what it contributes to W Sᵀ (REVERSE: K Sᵀ).
+    column = column0 + tl.arange(0, BLOCK_COLUMNS)
+    tile = as_operand(tile, states_ptr.dtype.element_ty, COMPLEX)
+    store_planes(states_ptr, at, in_rows, column, columns, plane, tile, COMPLEX)
+    if DELTA:
+        if REVERSE:
+            reading = load(k_ptr, k_at, inside, column0, columns, BLOCK_COLUMNS, COMPLEX)
+        else:
+            reading = load_planes(w_ptr, w_at, inside, column, columns, w_plane, COMPLEX)
+        read = dot(reading, transposed(tile, COMPLEX), read, False, False, COMPLEX, PRECISION)
+    return read
+
+
+@triton.jit
+def _moved_tile(
+    tile, kept, value, new, key_ptr, w_ptr, key_at, w_at, inside, column0, columns, w_plane,
+    DELTA: tl.constexpr, REVERSE: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    # A tile of S moved over a chunk: valueᵀ conj(key) is added (REVERSE, delta: less newᵀ conj(W)).
+    tile = scaled(tile, kept, COMPLEX)
+    key = load(key_ptr, key_at, inside, column0, columns, BLOCK_COLUMNS, COMPLEX)
+    tile = dot(value, key, tile, False, True, COMPLEX, PRECISION)
+    if DELTA and REVERSE:
+        column = column0 + tl.arange(0, BLOCK_COLUMNS)
+        removed = as_operand(scaled(new, -1.0, COMPLEX), w_ptr.dtype.element_ty, COMPLEX)
+        w = load_planes(w_ptr, w_at, inside, column, columns, w_plane, COMPLEX)
+        tile = dot(transposed(removed, COMPLEX), w, tile, False, True, COMPLEX, PRECISION)
+    return tile
 
 
 @triton.jit
@@ -86,18 +127,20 @@ def state_kernel(
     offsets_ptr, first_ptr, key_strides, value_strides, beta_strides, decay_strides, k_strides,
     length, chunks, heads, tokens, rows, columns,
     DELTA: tl.constexpr, REVERSE: tl.constexpr, COMPLEX: tl.constexpr, PRECISION: tl.constexpr,
-    CHUNK: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    RESIDENT: tl.constexpr, CHUNK: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """States from chunk to chunk, forward or their gradients backward."""
-    # A tile of S, from chunk to chunk: writes it as it is before each chunk, and at last. Key and value are K
-    # and V, and u holds U₀, which becomes U (W of the delta rule is read with the whole S: one block of
-    # columns). REVERSE, the same for dS: from the last chunk to the first with Q and dY, where u holds
-    # (Q Kᴴ ⊙ G)ᴴ dY, which becomes dU.
+    """States from chunk to chunk, forward, or their gradients backward."""
+    # BLOCK_ROWS rows of S and BLOCKS tiles of columns: writes S as it is before each chunk, and at last. Key
+    # and value are K and V, and u holds U₀, which becomes U (for that W is read with whole rows of S: all
+    # tiles). REVERSE, the same for dS: from the last chunk to the first with Q and dY, where u holds
+    # (Q Kᴴ ⊙ G)ᴴ dY, which becomes dU. RESIDENT, S is in registers; else, for rows too wide, where it ends.
     sequence = tl.program_id(0) // heads
     head = (tl.program_id(0) % heads).to(tl.int64)
-    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    column = tl.program_id(2) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    row0 = tl.program_id(1) * BLOCK_ROWS
+    row = row0 + tl.arange(0, BLOCK_ROWS)
     in_rows = row < rows
+    first_column = tl.program_id(2) * BLOCKS * BLOCK_COLUMNS
     SIZE: tl.constexpr = 2 if COMPLEX else 1
     DTYPE: tl.constexpr = key_ptr.dtype.element_ty
     count = head * 0 + tokens
@@ -111,9 +154,16 @@ def state_kernel(
         chunk = tl.load(first_ptr + sequence).to(tl.int64)
         place = place * 0
     state_at = ((sequence.to(tl.int64) * heads + head) * rows + row) * columns * SIZE
-    S = zeros(BLOCK_ROWS, BLOCK_COLUMNS, COMPLEX)
-    if start_ptr is not None:
-        S = scaled(load(start_ptr, state_at, in_rows, column, columns, COMPLEX), 1.0, COMPLEX)
+    S = ()
+    for block in tl.static_range(BLOCKS):
+        column0 = first_column + block * BLOCK_COLUMNS
+        tile = zeros(BLOCK_ROWS, BLOCK_COLUMNS, COMPLEX)
+        if start_ptr is not None:
+            tile = load(start_ptr, state_at, in_rows, column0, columns, BLOCK_COLUMNS, COMPLEX)
+        if RESIDENT:
+            S = S + scaled(tile, 1.0, COMPLEX)
+        else:
+            store(final_ptr, state_at, in_rows, column0, columns, tile, BLOCK_COLUMNS, COMPLEX)
     number = tl.cdiv(end - begin, CHUNK)
     step = 1
     if REVERSE:
@@ -123,45 +173,79 @@ def state_kernel(
     for _ in range(0, number):
         at = ((chunk * heads + head) * SIZE * rows + row) * columns
         size = (chunk * 0 + rows) * columns
-        store_planes(states_ptr, at, in_rows, column, columns, size, S, COMPLEX)
         time = begin + tl.arange(0, CHUNK)
         inside = time < end
         token = (place * length + time) * heads + head
         sums = running_sums(decay_ptr, offsets(place, time, head, decay_strides), inside, CHUNK)
-        key = load(key_ptr, offsets(place, time, head, key_strides), inside, column, columns, COMPLEX)
-        value_at = offsets(place, time, head, value_strides)
+        if not RESIDENT:
+            tl.debug_barrier()  # what other threads of this program stored is there
+        key_at = offsets(place, time, head, key_strides)
+        k_at = offsets(place, time, head, k_strides)
+        w_at = token * columns
+        read = zeros(CHUNK, BLOCK_ROWS, COMPLEX)
+        if RESIDENT:
+            for block in tl.static_range(BLOCKS):
+                read = _read_tile(
+                    tile_of(S, block, COMPLEX),
+                    read, k_ptr, w_ptr, states_ptr, k_at, w_at, at, inside, in_rows,
+                    first_column + block * BLOCK_COLUMNS, columns, count * columns, size,
+                    DELTA, REVERSE, COMPLEX, PRECISION, BLOCK_COLUMNS,
+                )  # fmt: skip
+        else:
+            for column0 in range(0, BLOCKS * BLOCK_COLUMNS, BLOCK_COLUMNS):
+                tile = load(final_ptr, state_at, in_rows, column0, columns, BLOCK_COLUMNS, COMPLEX)
+                read = _read_tile(
+                    tile, read, k_ptr, w_ptr, states_ptr, k_at, w_at, at, inside, in_rows,
+                    column0, columns, count * columns, size,
+                    DELTA, REVERSE, COMPLEX, PRECISION, BLOCK_COLUMNS,
+                )  # fmt: skip
         if DELTA:
-            in_place = load_planes(u_ptr, token * rows, inside, row, rows, count * rows, COMPLEX)
-            w = load_planes(w_ptr, token * columns, inside, column, columns, count * columns, COMPLEX)
-            turned = transposed(as_operand(S, DTYPE, COMPLEX), COMPLEX)
-            read = zeros(CHUNK, BLOCK_ROWS, COMPLEX)
+            new = load_planes(u_ptr, token * rows, inside, row, rows, count * rows, COMPLEX)
             if REVERSE:
-                k = load(k_ptr, offsets(place, time, head, k_strides), inside, column, columns, COMPLEX)
-                read = dot(k, turned, read, False, False, COMPLEX, PRECISION)
                 read = scaled(read, until_end(sums)[:, None], COMPLEX)
-                new = added(scaled(in_place, 1.0, COMPLEX), read, 1, COMPLEX)
+                new = added(scaled(new, 1.0, COMPLEX), read, 1, COMPLEX)
             else:
-                read = dot(w, turned, read, False, False, COMPLEX, PRECISION)
-                new = added(scaled(in_place, 1.0, COMPLEX), read, -1, COMPLEX)
+                new = added(scaled(new, 1.0, COMPLEX), read, -1, COMPLEX)
             store_planes(u_ptr, token * rows, inside, row, rows, count * rows, new, COMPLEX)
-        S = scaled(S, whole(sums), COMPLEX)
-        if REVERSE:
-            value = load(value_ptr, value_at, inside, row, rows, COMPLEX)
-            value = scaled(value, since_start(sums)[:, None], COMPLEX)
-            if DELTA:
-                removed = transposed(as_operand(scaled(new, -1.0, COMPLEX), DTYPE, COMPLEX), COMPLEX)
-                S = dot(removed, w, S, False, True, COMPLEX, PRECISION)
-        elif DELTA:
+        if DELTA and not REVERSE:
             value = scaled(new, until_end(sums)[:, None], COMPLEX)
         else:
-            beta = strengths(beta_ptr, offsets(place, time, head, beta_strides), inside, CHUNK)
-            value = load(value_ptr, value_at, inside, row, rows, COMPLEX)
-            value = scaled(value, (beta * until_end(sums))[:, None], COMPLEX)
+            if REVERSE:
+                factor = since_start(sums)
+            else:
+                beta = strengths(beta_ptr, offsets(place, time, head, beta_strides), inside, CHUNK)
+                factor = beta * until_end(sums)
+            value_at = offsets(place, time, head, value_strides)
+            value = load(value_ptr, value_at, inside, row0, rows, BLOCK_ROWS, COMPLEX)
+            value = scaled(value, factor[:, None], COMPLEX)
         value = transposed(as_operand(value, DTYPE, COMPLEX), COMPLEX)
-        S = dot(value, key, S, False, True, COMPLEX, PRECISION)
+        if not DELTA:
+            new = value
+        if RESIDENT:
+            after = ()
+            for block in tl.static_range(BLOCKS):
+                after = after + _moved_tile(
+                    tile_of(S, block, COMPLEX), whole(sums), value, new, key_ptr, w_ptr, key_at, w_at, inside,
+                    first_column + block * BLOCK_COLUMNS, columns, count * columns,
+                    DELTA, REVERSE, COMPLEX, PRECISION, BLOCK_COLUMNS,
+                )  # fmt: skip
+            S = after
+        else:
+            for column0 in range(0, BLOCKS * BLOCK_COLUMNS, BLOCK_COLUMNS):
+                tile = load(final_ptr, state_at, in_rows, column0, columns, BLOCK_COLUMNS, COMPLEX)
+                tile = _moved_tile(
+                    tile, whole(sums), value, new, key_ptr, w_ptr, key_at, w_at, inside,
+                    column0, columns, count * columns,
+                    DELTA, REVERSE, COMPLEX, PRECISION, BLOCK_COLUMNS,
+                )  # fmt: skip
+                store(final_ptr, state_at, in_rows, column0, columns, tile, BLOCK_COLUMNS, COMPLEX)
         chunk += step
         begin += step * CHUNK
-    store(final_ptr, state_at, in_rows, column, columns, S, COMPLEX)
+    if RESIDENT:
+        for block in tl.static_range(BLOCKS):
+            column0 = first_column + block * BLOCK_COLUMNS
+            tile = tile_of(S, block, COMPLEX)
+            store(final_ptr, state_at, in_rows, column0, columns, tile, BLOCK_COLUMNS, COMPLEX)
 
 
 @triton.jit
@@ -181,7 +265,8 @@ def read_kernel(
     place, begin, end = chunk_bounds(offsets_ptr, first_ptr, sequence_ptr, length, chunks, CHUNK)
     time = begin + tl.arange(0, CHUNK)
     inside = time < end
-    row = tl.program_id(2) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row0 = tl.program_id(2) * BLOCK_ROWS
+    row = row0 + tl.arange(0, BLOCK_ROWS)
     SIZE: tl.constexpr = 2 if COMPLEX else 1
     DTYPE: tl.constexpr = query_ptr.dtype.element_ty
     token = (place * length + time) * heads + head
@@ -193,10 +278,11 @@ def read_kernel(
     state_at = ((tl.program_id(0).to(tl.int64) * heads + head) * SIZE * rows + row) * columns
     scores = zeros(CHUNK, CHUNK, COMPLEX)
     out = zeros(CHUNK, BLOCK_ROWS, COMPLEX)
-    for block in tl.static_range(COLUMN_BLOCKS):
-        column = block * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
-        query = load(query_ptr, query_at, inside, column, columns, COMPLEX)
-        key = transposed(load(key_ptr, key_at, inside, column, columns, COMPLEX), COMPLEX)
+    for block in range(COLUMN_BLOCKS):
+        column0 = block * BLOCK_COLUMNS
+        column = column0 + tl.arange(0, BLOCK_COLUMNS)
+        query = load(query_ptr, query_at, inside, column0, columns, BLOCK_COLUMNS, COMPLEX)
+        key = transposed(load(key_ptr, key_at, inside, column0, columns, BLOCK_COLUMNS, COMPLEX), COMPLEX)
         scores = dot(query, key, scores, False, True, COMPLEX, PRECISION)
         if states_ptr is not None:
             size = (place * 0 + rows) * columns
@@ -208,7 +294,9 @@ def read_kernel(
     if DELTA and not REVERSE:
         value = load_planes(u_ptr, token * rows, inside, row, rows, count * rows, COMPLEX)
     else:
-        value = load(value_ptr, offsets(place, time, head, value_strides), inside, row, rows, COMPLEX)
+        value = load(
+            value_ptr, offsets(place, time, head, value_strides), inside, row0, rows, BLOCK_ROWS, COMPLEX
+        )
         if not REVERSE:
             value = as_operand(scaled(value, beta[:, None], COMPLEX), DTYPE, COMPLEX)
     out = dot(scores, value, out, False, False, COMPLEX, PRECISION)
@@ -217,8 +305,10 @@ def read_kernel(
     else:
         if REVERSE:
             if grad_beta_ptr is not None:
-                v = load(v_ptr, offsets(place, time, head, v_strides), inside, row, rows, COMPLEX)
+                v = load(
+                    v_ptr, offsets(place, time, head, v_strides), inside, row0, rows, BLOCK_ROWS, COMPLEX
+                )
                 part = tl.program_id(2) * count + token
                 tl.store(grad_beta_ptr + part, inner(v, out, COMPLEX), mask=inside)
             out = scaled(out, beta[:, None], COMPLEX)
-        store(out_ptr, token * rows * SIZE, inside, row, rows, out, COMPLEX)
+        store(out_ptr, token * rows * SIZE, inside, row0, rows, out, BLOCK_ROWS, COMPLEX)

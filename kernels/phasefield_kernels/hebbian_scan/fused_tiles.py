@@ -19,28 +19,28 @@ def zeros(ROWS: tl.constexpr, COLUMNS: tl.constexpr, COMPLEX: tl.constexpr):
 
 
 @triton.jit
-def load(ptr, at, inside, column, columns, COMPLEX: tl.constexpr):
-    """Rows that begin at ``at`` (in floats), numbers side by side; 0 outside."""
-    mask = inside[:, None] & (column < columns)[None, :]
+def load(ptr, at, inside, first, columns, BLOCK: tl.constexpr, COMPLEX: tl.constexpr):
+    """BLOCK numbers, side by side, from ``first`` on, of rows that begin at ``at`` (in floats); 0 outside."""
+    SIZE: tl.constexpr = 2 if COMPLEX else 1
+    column = first * SIZE + tl.arange(0, SIZE * BLOCK)
+    mask = inside[:, None] & (column < columns * SIZE)[None, :]
+    tile = (tl.load(ptr + at[:, None] + column[None, :], mask=mask, other=0.0),)
     if COMPLEX:
-        where = at[:, None, None] + (2 * column)[None, :, None] + tl.arange(0, 2)[None, None, :]
-        real, imaginary = tl.split(tl.load(ptr + where, mask=mask[:, :, None], other=0.0))
-        tile = (real, imaginary)
-    else:
-        tile = (tl.load(ptr + at[:, None] + column[None, :], mask=mask, other=0.0),)
+        tile = tl.split(tl.reshape(tile[0], (at.shape[0], BLOCK, 2)))
     return tile
 
 
 @triton.jit
-def store(ptr, at, inside, column, columns, tile, COMPLEX: tl.constexpr):
+def store(ptr, at, inside, first, columns, tile, BLOCK: tl.constexpr, COMPLEX: tl.constexpr):
     """The inverse of :func:`load`."""
-    mask = inside[:, None] & (column < columns)[None, :]
+    SIZE: tl.constexpr = 2 if COMPLEX else 1
+    column = first * SIZE + tl.arange(0, SIZE * BLOCK)
+    mask = inside[:, None] & (column < columns * SIZE)[None, :]
+    value = tile[0].to(ptr.dtype.element_ty)
     if COMPLEX:
-        where = at[:, None, None] + (2 * column)[None, :, None] + tl.arange(0, 2)[None, None, :]
-        value = tl.join(tile[0], tile[1]).to(ptr.dtype.element_ty)
-        tl.store(ptr + where, value, mask=mask[:, :, None])
-    else:
-        tl.store(ptr + at[:, None] + column[None, :], tile[0].to(ptr.dtype.element_ty), mask=mask)
+        value = tl.join(value, tile[1].to(ptr.dtype.element_ty))
+        value = tl.reshape(value, (at.shape[0], 2 * BLOCK))
+    tl.store(ptr + at[:, None] + column[None, :], value, mask=mask)
 
 
 @triton.jit
@@ -62,6 +62,16 @@ def store_planes(ptr, at, inside, column, columns, plane, tile, COMPLEX: tl.cons
     tl.store(ptr + where, tile[0].to(ptr.dtype.element_ty), mask=mask)
     if COMPLEX:
         tl.store(ptr + plane + where, tile[1].to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def tile_of(tiles, number: tl.constexpr, COMPLEX: tl.constexpr):
+    """One of several tiles, their parts one after the other in a tuple."""
+    if COMPLEX:
+        tile = (tiles[2 * number], tiles[2 * number + 1])
+    else:
+        tile = (tiles[number],)
+    return tile
 
 
 @triton.jit

@@ -7,6 +7,7 @@ from .. import checks
 from ..backend import resolve
 from ..complex_product.arguments import outside_autocast
 from . import blocked, reference
+from . import step as step_form
 
 RULES = ("hebb", "delta")
 LARGEST_HEAD = 256
@@ -40,32 +41,38 @@ def check(
     log_decay: Tensor | None,
     beta: Tensor | None,
     rule: str,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
+    axes: tuple[str, ...] = ("B", "T", "H"),
     pair: tuple[int, ...] = (),
 ) -> None:
-    """Shapes, dtypes and devices; ``pair`` is the last axis of complex numbers."""
-    checks.shape("q", q, ("B", "T", "H", "K", *pair))
+    """Shapes, dtypes and devices of tokens; ``pair`` is the last axis of complex numbers."""
+    checks.shape("q", q, (*axes, "K", *pair))
     checks.dtype("q", q, checks.FLOATS)
-    batch, length, heads, columns = q.shape[:4]
-    checks.shape("k", k, tuple(q.shape))
-    checks.shape("v", v, (batch, length, heads, "V", *pair))
+    lead = len(axes)
+    by_head, columns = q.shape[:lead], q.shape[lead]
+    if k.shape != q.shape:
+        checks.shape("k", k, tuple(q.shape))
+    checks.shape("v", v, (*by_head, "V", *pair))
     for name, tensor in (("k", k), ("v", v)):
         checks.dtype(name, tensor, (q.dtype,))
         checks.device(name, tensor, q)
-    for name, size in (("K", columns), ("V", v.shape[3])):
+    for name, size in (("K", columns), ("V", v.shape[lead])):
         if not 1 <= size <= LARGEST_HEAD:
             raise ValueError(f"{name} is {size}; allowed are head sizes from 1 to {LARGEST_HEAD}.")
     if log_decay is not None:
-        checks.parameter("log_decay", log_decay, q, (heads,), (batch, length, heads))
+        checks.parameter("log_decay", log_decay, q, by_head[-1:], by_head)
     if beta is not None:
-        checks.parameter("beta", beta, q, (batch, length, heads))
+        checks.parameter("beta", beta, q, by_head)
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}; allowed are {', '.join(RULES)}.")
+
+
+def check_sequences(q: Tensor, v: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None) -> None:
+    """Packing and the initial state."""
     sequences = checks.packing(cu_seqlens, q, "q")
     if initial_state is not None:
-        rows = batch if sequences is None else sequences
-        checks.parameter("initial_state", initial_state, q, (rows, heads, v.shape[3], columns, *pair))
+        rows = q.shape[0] if sequences is None else sequences
+        state_shape = (rows, q.shape[2], v.shape[3], *q.shape[3:])
+        checks.parameter("initial_state", initial_state, q, state_shape)
 
 
 def check_values(
@@ -91,9 +98,7 @@ def step(
     pair: tuple[int, ...] = (),
 ) -> Tensor:
     """One step in place on unchecked arguments without a time axis; returns y."""
-    checks.shape("q", q, ("B", "H", "K", *pair))
-    tokens = (None if t is None else t.unsqueeze(1) for t in (q, k, v))
-    check(*tokens, with_time(log_decay), with_time(beta), rule, None, None, pair)
+    check(q, k, v, log_decay, beta, rule, ("B", "H"), pair)
     checks.parameter("state", state, q, (*q.shape[:2], v.shape[2], *q.shape[2:]))
     checks.state_in_place(state, q)
     return torch.ops.phasefield.hebbian_scan_step_(
@@ -241,9 +246,9 @@ def _step_(
     backend: str,
 ) -> Tensor:
     if backend == "triton":
-        from . import fused as form
+        from . import fused_step as form
     else:
-        form = blocked
+        form = step_form
     return form.step_(q, k, v, log_decay, beta, delta, state)
 
 

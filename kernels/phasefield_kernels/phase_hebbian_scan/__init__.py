@@ -61,13 +61,14 @@ def phase_hebbian_scan(
     Source: the phase-associative memory of arXiv:2604.05030; chunked as in
     :func:`~phasefield_kernels.hebbian_scan`.
     """
-    checks.shape("q", q, ("B", "T", "H", "K", 2))
-    states.check(q, log_decay, n_states, mix)
     arguments = (q, k, v, log_decay, beta)
-    if n_states is None:
-        operator.check(*arguments, rule, initial_state, cu_seqlens, _PAIR)
+    if n_states is None and mix is None:
+        operator.check(*arguments, rule, pair=_PAIR)
+        operator.check_sequences(q, v, initial_state, cu_seqlens)
         return operator.run(*arguments, rule, initial_state, cu_seqlens, backend)
-    operator.check(q, k, v, None, beta, rule, None, cu_seqlens, _PAIR)
+    operator.check(q, k, v, None, beta, rule, pair=_PAIR)
+    operator.check_sequences(q, v, None, cu_seqlens)
+    states.check(q.shape[:3], q, log_decay, n_states, mix)
     rows = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     if initial_state is not None:
         state_shape = (rows, q.shape[2], n_states, v.shape[3], *q.shape[3:])
@@ -137,12 +138,10 @@ def phase_hebbian_scan_step_(
     checks.no_grad_inputs("phase_hebbian_scan_step_", q, k, v, log_decay, beta, state, mix)
     if n_states is None and mix is None:
         return operator.step(q, k, v, log_decay, beta, rule, state, backend, _PAIR)
-    checks.shape("q", q, ("B", "H", "K", 2))
-    checks.shape("state", state, (*q.shape[:2], n_states, "V", *q.shape[2:]))
-    by_token = (None if t is None else t.unsqueeze(1) for t in (q, mix))
-    token_decay = None if log_decay is None or log_decay.ndim == 2 else log_decay.unsqueeze(1)
-    q_1, mix_1 = by_token
-    states.check(q_1, log_decay if token_decay is None else token_decay, n_states, mix_1)
+    operator.check(q, k, v, None, beta, rule, ("B", "H"), _PAIR)
+    states.check(q.shape[:2], q, log_decay, n_states, mix)
+    checks.parameter("state", state, q, (*q.shape[:2], n_states, v.shape[2], *q.shape[2:]))
+    checks.state_in_place(state, q)
     heads = states.as_heads((q, k, v, log_decay, beta), n_states, dim=1)
     y = operator.step(*heads, rule, state.flatten(1, 2), backend, _PAIR)
     return states.mixed(y, mix, dim=1)

@@ -6,21 +6,19 @@ from torch import Tensor
 from .. import checks
 
 
-def check(q: Tensor, log_decay: Tensor | None, n_states: int | None, mix: Tensor | None) -> None:
-    """What several memories need, for q ``[B, T, H, K, 2]``."""
+def check(
+    by_head: tuple[int, ...], q: Tensor, log_decay: Tensor | None, n_states: int | None, mix: Tensor | None
+) -> None:
+    """What several memories need, beside tokens whose axes up to the heads are ``by_head``."""
     if n_states is None:
-        if mix is not None:
-            raise ValueError("mix is given without n_states; it weighs the memories of n_states.")
-        return
+        raise ValueError("mix is given without n_states; it weighs the memories of n_states.")
     if n_states < 1:
         raise ValueError(f"n_states is {n_states}; allowed are 1 and more.")
     if mix is None:
-        raise ValueError(f"mix is None; with n_states = {n_states} it is [B, T, H, {n_states}, 2].")
-    batch, length, heads = q.shape[:3]
-    checks.parameter("mix", mix, q, (batch, length, heads, n_states, 2))
+        raise ValueError(f"mix is None; with n_states = {n_states} it is [..., H, {n_states}, 2].")
+    checks.parameter("mix", mix, q, (*by_head, n_states, 2))
     if log_decay is not None:
-        shapes = ((heads, n_states), (batch, length, heads, n_states))
-        checks.parameter("log_decay", log_decay, q, *shapes)
+        checks.parameter("log_decay", log_decay, q, (by_head[-1], n_states), (*by_head, n_states))
 
 
 def as_heads(arguments: tuple[Tensor | None, ...], n_states: int, dim: int) -> tuple[Tensor | None, ...]:
