@@ -4,6 +4,7 @@ Shapes are small (the interpreter runs most of them) and typical: widths and tim
 models, and an odd one. To add an op, write a function that yields its cases and add it to :data:`OPS`.
 """
 
+from .memory_cases import hebbian_scan_cases, phase_hebbian_scan_cases
 from .product_cases import phase_linear_cases, phase_matmul_cases
 from .scan_cases import (
     aperiodic_scan_cases,
@@ -17,6 +18,8 @@ OPS = {
     "rotation_scan": rotation_scan_cases,
     "oscillatory_scan": oscillatory_scan_cases,
     "linoss_scan": linoss_scan_cases,
+    "hebbian_scan": hebbian_scan_cases,
+    "phase_hebbian_scan": phase_hebbian_scan_cases,
     "phase_linear": phase_linear_cases,
     "phase_matmul": phase_matmul_cases,
 }

@@ -38,5 +38,4 @@ def step_(
     if beta is not None:
         u = u * beta.to(dtype).reshape(number, 1, 1)
     S.baddbmm_(u, key)
-    y = torch.bmm(query, S.mT).mT
-    return y.reshape(v.shape).to(q.dtype, memory_format=torch.contiguous_format)
+    return torch.bmm(query, S.mT).mT.contiguous().view(v.shape).to(q.dtype)
