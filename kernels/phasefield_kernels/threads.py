@@ -9,15 +9,15 @@ _WORTH_TWO_THREADS = 1 << 16  # elements an op; measured, see the docstring belo
 
 
 @contextmanager
-def one_thread_if_small(elements: int) -> Iterator[None]:
-    """Run a block on one thread if each op in it touches few elements, then restore the setting.
+def one_thread_if_small(elements: int, worth: int = _WORTH_TWO_THREADS) -> Iterator[None]:
+    """Run a block on one thread if each op in it touches fewer than ``worth`` elements, then restore it.
 
     torch splits cos, tanh and exp over its threads from 2,048 elements on, and waking a thread costs
     more than such an op: with sleeping workers (GOMP_SPINCOUNT=0) a scan step of 8,192 lanes takes
     2.6 times as long on two threads as on one. From 65,536 elements on, threads pay.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or elements >= _WORTH_TWO_THREADS:
+    if threads == 1 or elements >= worth:
         yield
         return
     torch.set_num_threads(1)

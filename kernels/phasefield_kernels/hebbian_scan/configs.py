@@ -33,18 +33,22 @@ class Config(NamedTuple):
     resident: bool
 
 
-# Largest head (K or V) → configuration. The delta rule's states have to be read by whole rows.
+# Largest head (K or V) → configuration. The delta rule's states have to be read by whole rows. Tables of
+# later architectures differ where the first one's kernels spill there.
 Table = dict[int, Config]
 
 _HALF: Table = {256: Config(64, Tile(32, 8, 2), Tile(32, 8, 2), Tile(64, 4, 2), True)}
 _HALF_DELTA: Table = {
-    64: Config(32, Tile(32, 4, 2), Tile(32, 4, 2), Tile(32, 4, 2), True),
-    256: Config(32, Tile(32, 4, 2), Tile(32, 4, 2), Tile(32, 4, 2), False),
+    64: Config(32, Tile(32, 4, 1), Tile(32, 4, 2), Tile(32, 4, 2), True),
+    256: Config(32, Tile(32, 4, 1), Tile(32, 4, 2), Tile(32, 4, 2), False),
 }
 _HALF_COMPLEX: Table = {256: Config(32, Tile(32, 8, 2), Tile(16, 4, 2), Tile(32, 4, 2), True)}
 _HALF_COMPLEX_DELTA: Table = {256: Config(16, Tile(32, 4, 2), Tile(32, 4, 2), Tile(16, 4, 2), False)}
+_HALF_COMPLEX_DELTA_120: Table = {256: _HALF_COMPLEX_DELTA[256]._replace(tile=Tile(32, 4, 1))}
 _SINGLE: Table = {256: Config(32, Tile(32, 4, 2), Tile(16, 4, 2), Tile(32, 4, 2), True)}
-_SINGLE_DELTA: Table = {256: Config(16, Tile(32, 4, 2), Tile(32, 8, 1), Tile(16, 4, 2), False)}
+_SINGLE_120: Table = {256: _SINGLE[256]._replace(state=Tile(32, 4, 1))}
+_SINGLE_DELTA: Table = {256: Config(16, Tile(32, 4, 1), Tile(32, 8, 1), Tile(16, 4, 1), False)}
+_SINGLE_DELTA_86: Table = {256: _SINGLE_DELTA[256]._replace(state=Tile(16, 4, 2))}
 _SINGLE_COMPLEX: Table = {256: Config(16, Tile(16, 4, 2), Tile(16, 4, 2), Tile(16, 4, 2), True)}
 _SINGLE_COMPLEX_DELTA: Table = {256: Config(16, Tile(16, 4, 2), Tile(16, 8, 1), Tile(16, 4, 1), False)}
 
@@ -52,9 +56,9 @@ TABLES: dict[tuple[bool, bool, bool], dict[int, Table]] = {
     (True, False, False): {80: _HALF},
     (True, False, True): {80: _HALF_DELTA},
     (True, True, False): {80: _HALF_COMPLEX},
-    (True, True, True): {80: _HALF_COMPLEX_DELTA},
-    (False, False, False): {80: _SINGLE},
-    (False, False, True): {80: _SINGLE_DELTA},
+    (True, True, True): {80: _HALF_COMPLEX_DELTA, 120: _HALF_COMPLEX_DELTA_120},
+    (False, False, False): {80: _SINGLE, 120: _SINGLE_120},
+    (False, False, True): {80: _SINGLE_DELTA, 86: _SINGLE_DELTA_86},
     (False, True, False): {80: _SINGLE_COMPLEX},
     (False, True, True): {80: _SINGLE_COMPLEX_DELTA},
 }

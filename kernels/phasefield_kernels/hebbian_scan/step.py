@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from ..checks import state_dtype
+from ..threads import one_thread_if_small
+
+_WORTH_TWO_THREADS = 1 << 18  # numbers of a state; with 98,304 a step takes 82 µs on one thread, 102 on two
 
 
 def step_(
@@ -21,6 +24,19 @@ def step_(
     state: Tensor,
 ) -> Tensor:
     """One step; the state is overwritten, the output returned."""
+    with one_thread_if_small(state.numel(), _WORTH_TWO_THREADS):
+        return _step_(q, k, v, log_decay, beta, delta, state)
+
+
+def _step_(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor | None,
+    delta: bool,
+    state: Tensor,
+) -> Tensor:
     dtype = state_dtype(q)
     batch, heads, rows = v.shape[:3]
     number = batch * heads
