@@ -128,7 +128,7 @@ def test_every_configuration_of_the_memories_is_among_what_compiles(target):
         compiled = [
             kernel.configuration
             for kernel in kernels
-            if f"k_ptr: *{'bf16' if half else 'fp32'}" in kernel.arguments
+            if f"key_ptr: *{'bf16' if half else 'fp32'}" in kernel.arguments
             and f"DELTA={delta}" in kernel.configuration
             and f"COMPLEX={is_complex}" in kernel.configuration
         ]
