@@ -70,8 +70,8 @@ class Scan(NamedTuple):
         op: the public function.
         make_inputs: the op's tensors by name and in its order, ``initial_state`` and ``cu_seqlens`` last.
         saves_first: for its gradients it saves its first input as well.
-        saves_output: and its output.
-        between: bytes that a launch for its gradients writes and itself or a later one reads.
+        saves_output: False where it does not.
+        between: bytes that the launches of its values, and of its gradients, hand to each other.
     """
 
     name: str
@@ -79,14 +79,15 @@ class Scan(NamedTuple):
     make_inputs: Callable[[], Mapping[str, Tensor | None]]
     saves_first: bool = False
     saves_output: bool = True
-    between: int = 0
+    between: tuple[int, int] = (0, 0)
 
     def forward(self, bound: Bound | None = None, *, quick: bool = False, **options: object) -> Case:
         """Values."""
 
         def prepare() -> Work:
             inputs = self.make_inputs()
-            return Work(lambda: self.op(**inputs, backend="triton", **options), _given(inputs.values()))
+            run = lambda: self.op(**inputs, backend="triton", **options)  # noqa: E731
+            return Work(run, _given(inputs.values()), self.between[0])
 
         return Case(f"{self.name}, forward", prepare, bound, quick)
 
@@ -100,11 +101,8 @@ class Scan(NamedTuple):
             h, final = self.op(**inputs, backend="triton")
             cotangents = [torch.randn_like(h), torch.randn_like(final)]
             saved = [*([h] if self.saves_output else []), *given[0 if self.saves_first else 1 :]]
-            return Work(
-                lambda: torch.autograd.grad((h, final), wanted, cotangents),
-                [*cotangents, *saved],
-                self.between,
-            )
+            run = lambda: torch.autograd.grad((h, final), wanted, cotangents)  # noqa: E731
+            return Work(run, [*cotangents, *saved], self.between[1])
 
         return Case(f"{self.name}, backward", prepare, bound, quick)
 

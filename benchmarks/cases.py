@@ -5,6 +5,7 @@ models, and an odd one. To add an op, write a function that yields its cases and
 """
 
 from .hebbian_cases import gravity_field_cases, hebbian_update_cases
+from .memory_cases import hebbian_scan_cases, phase_hebbian_scan_cases
 from .product_cases import phase_linear_cases, phase_matmul_cases
 from .scan_cases import (
     aperiodic_scan_cases,
@@ -20,6 +21,8 @@ OPS = {
     "oscillatory_scan": oscillatory_scan_cases,
     "linoss_scan": linoss_scan_cases,
     "selective_scan": selective_scan_cases,
+    "hebbian_scan": hebbian_scan_cases,
+    "phase_hebbian_scan": phase_hebbian_scan_cases,
     "phase_linear": phase_linear_cases,
     "phase_matmul": phase_matmul_cases,
     "hebbian_update_": hebbian_update_cases,

@@ -77,7 +77,7 @@ def selective_scan_cases() -> Iterator[Case]:
             partial(_inputs, dtype, pair, optional, **shape),
             saves_first=True,
             saves_output=False,
-            between=_scratch(pair, **shape),
+            between=(0, _scratch(pair, **shape)),
         )
 
     for dtype in DTYPES:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 import torch
@@ -32,6 +33,14 @@ CHECKS: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], Callable[[],
         lambda weight, post, pre, backend: _updated(weight, post, pre, backend),
         lambda: (_noise(24, 40), _noise(37, 24), _noise(37, 40)),
     ),
+    "hebbian_scan": (
+        # Keys of the delta rule are not longer than 1.
+        partial(kernels.hebbian_scan, rule="delta"),
+        lambda: (
+            *(_noise(2, 37, 3, 16), 0.1 * _noise(2, 37, 3, 16), _noise(2, 37, 3, 20)),
+            *(-_noise(2, 37, 3).abs(), _noise(2, 37, 3).sigmoid()),
+        ),
+    ),
     "linoss_scan": (
         kernels.linoss_scan,
         lambda: (_noise(3, 37, 40), _noise(40).abs(), _noise(40).sigmoid(), _noise(3, 40, 2)),
@@ -39,6 +48,14 @@ CHECKS: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], Callable[[],
     "oscillatory_scan": (
         kernels.oscillatory_scan,
         lambda: (_noise(3, 37, 40, 2), _noise(3, 37, 40), _noise(40), -_noise(40).abs(), _noise(3, 40, 2)),
+    ),
+    "phase_hebbian_scan": (
+        # Keys of the delta rule are not longer than 1.
+        partial(kernels.phase_hebbian_scan, rule="delta"),
+        lambda: (
+            *(_noise(2, 37, 3, 16, 2), 0.1 * _noise(2, 37, 3, 16, 2), _noise(2, 37, 3, 20, 2)),
+            *(-_noise(2, 37, 3).abs(), _noise(2, 37, 3).sigmoid()),
+        ),
     ),
     "phase_linear": (
         kernels.phase_linear,
@@ -84,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
     failed = []
     for name, (op, make_inputs) in CHECKS.items():
         verdict, good = _check(op, make_inputs, device)
-        print(f"{name:<18}{backend} backend ({_reason(backend, device)}): {verdict}", flush=True)
+        print(f"{name:<20}{backend} backend ({_reason(backend, device)}): {verdict}", flush=True)
         if not good:
             failed.append(name)
     if failed:

@@ -84,6 +84,27 @@ def not_positive(argument: str, tensor: Tensor | None) -> None:
         raise ValueError(f"{argument} reaches {largest:.6g}; allowed are logarithms of a decay, ≤ 0.")
 
 
+def in_unit_interval(argument: str, tensor: Tensor | None) -> None:
+    """Raise if any value is outside [0, 1]."""
+    if tensor is None or tensor.numel() == 0 or not values_are_readable(tensor):
+        return
+    smallest, largest = (extreme.item() for extreme in tensor.aminmax())
+    if smallest < 0 or largest > 1:
+        raise ValueError(
+            f"{argument} reaches {smallest if smallest < 0 else largest:.6g}; allowed is [0, 1]."
+        )
+
+
+def not_longer_than_one(argument: str, tensor: Tensor, dims: int) -> None:
+    """Raise if a vector (along the last ``dims`` axes) is longer than 1, beyond 1 % of rounding."""
+    if tensor.numel() == 0 or not values_are_readable(tensor):
+        return
+    axes = tuple(range(-dims, 0))
+    largest = torch.linalg.vector_norm(tensor, dim=axes, dtype=state_dtype(tensor)).max().item()
+    if largest > 1.01:
+        raise ValueError(f"{argument} has a vector of length {largest:.6g}; allowed are lengths up to 1.")
+
+
 def state_dtype(main: Tensor) -> torch.dtype:
     """The dtype of states and accumulators: float32, or float64 beside a float64 input."""
     return torch.float64 if main.dtype == torch.float64 else torch.float32

@@ -51,6 +51,16 @@ class TimeLoop(NamedTuple, Generic[Layout]):
         return -(-length // chunks) if chunks > 1 else max(1, length)
 
 
+def rows_contiguous(x: Tensor, first: int = 2) -> Tensor:
+    """The tensor, copied unless the dimensions from ``first`` on lie side by side; any strides before."""
+    size = 1
+    for dim in range(x.ndim - 1, first - 1, -1):
+        if x.shape[dim] > 1 and x.stride(dim) != size:
+            return x.contiguous()
+        size *= x.shape[dim]
+    return x
+
+
 def pointers(kernel: triton.JITFunction, **tensors: Tensor | None) -> dict[str, Tensor | None]:
     """A kernel's pointer arguments: those given (by their names without ``_ptr``), None for the others."""
     names = [name for name in kernel.arg_names if name.endswith("_ptr")]

@@ -22,11 +22,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def one_thread_if_small(elements: int) -> AbstractContextManager[None]:
-    """:func:`one_thread` if each op of a block touches few elements.
+def one_thread_if_small(elements: int, worth: int = _WORTH_TWO_THREADS) -> AbstractContextManager[None]:
+    """:func:`one_thread` if each op of a block touches fewer than ``worth`` elements.
 
     torch splits cos, tanh and exp over its threads from 2,048 elements on, and waking a thread costs
     more than such an op: with sleeping workers (GOMP_SPINCOUNT=0) a scan step of 8,192 lanes takes
     2.6 times as long on two threads as on one. From 65,536 elements on, threads pay.
     """
-    return one_thread() if elements < _WORTH_TWO_THREADS else nullcontext()
+    return one_thread() if elements < worth else nullcontext()

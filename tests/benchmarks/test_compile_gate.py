@@ -17,6 +17,7 @@ from phasefield_kernels.aperiodic_scan.configs import TIME_LOOP as APERIODIC
 from phasefield_kernels.complex_product import configs as complex_product
 from phasefield_kernels.device import for_architecture
 from phasefield_kernels.gravity_field import configs as gravity_field
+from phasefield_kernels.hebbian_scan.configs import TABLES as MEMORIES
 from phasefield_kernels.hebbian_update import configs as hebbian_update
 from phasefield_kernels.rotation_scan.configs import TIME_LOOP as ROTATION
 
@@ -127,6 +128,49 @@ def test_every_layout_of_gravity_is_among_what_compiles(target):
                 assert any(
                     name == f"_{kernel}_kernel" and tile in c and c.endswith(end) for name, c in compiled
                 ), (kernel, layout)
+
+
+def assert_on_tensor_cores(target, quick):
+    # Every product of a chunk: one of 16 · 32 · 32 on the ordinary units would take 128 FFMA of four warps.
+    kernels = [
+        kernel
+        for _, _, kernel in report([target], ["hebbian_scan", "phase_hebbian_scan"], quick=quick)
+        if "bf16" in kernel.arguments and kernel.kernel != "step_kernel"
+    ]
+    assert {kernel.kernel for kernel in kernels} == {
+        *("written_kernel", "state_kernel", "read_kernel", "gradient_kernel"),
+    }
+    for kernel in kernels:
+        used = kernel.code.instructions
+        assert any(name.startswith(TENSOR_CORES) for name in used), (kernel.kernel, kernel.cases)
+        assert used.get("FFMA", 0) + used.get("FFMA2", 0) < 128, (kernel.kernel, kernel.cases)
+
+
+def test_the_products_of_memories_run_on_the_tensor_cores_of_a_gaming_card():
+    assert_on_tensor_cores("sm_86", quick=True)
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_products_of_memories_run_on_the_tensor_cores_of_each_target(target):
+    assert_on_tensor_cores(target, quick=False)
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_configuration_of_the_memories_is_among_what_compiles(target):
+    kernels = [k for _, _, k in report([target], ["hebbian_scan", "phase_hebbian_scan"])]
+    for (half, is_complex, delta), tables in MEMORIES.items():
+        compiled = [
+            kernel.configuration
+            for kernel in kernels
+            if f"key_ptr: *{'bf16' if half else 'fp32'}" in kernel.arguments
+            and f"DELTA={delta}" in kernel.configuration
+            and f"COMPLEX={is_complex}" in kernel.configuration
+        ]
+        for chosen in for_architecture(tables, TARGETS[target].triton.arch).values():
+            wanted = f"RESIDENT={chosen.resident} CHUNK={chosen.chunk} BLOCK_ROWS={chosen.state.block} "
+            assert any(wanted in configuration for configuration in compiled), wanted
 
 
 TOYS = """

@@ -1,5 +1,7 @@
 """mamba_ssm's selective scan: a drop-in for ``mamba_ssm.ops.selective_scan_interface`` and its update.
 
+Mamba-2's scan, :func:`ssd_scan`, is in :mod:`.mamba_ssd`.
+
 Layouts are mamba_ssm's, channels before time, and read through strides. Unlike there, everything runs on a
 CPU too, all gradients included.
 """
@@ -9,6 +11,9 @@ from torch import Tensor
 
 from .. import checks
 from ..selective_scan import selective_scan, selective_scan_step_
+from .mamba_ssd import ssd_scan
+
+__all__ = ["selective_scan_fn", "selective_state_update", "ssd_scan"]
 
 
 def selective_scan_fn(

@@ -75,11 +75,6 @@ def half_precision() -> str:
     return "tf32" if isinstance(architecture(), int) else "ieee"
 
 
-def register_limit() -> dict[str, int]:
-    """On NVIDIA, all registers that a thread can have: left alone, ptxas spills a few for more occupancy."""
-    return {"maxnreg": 255} if isinstance(architecture(), int) else {}
-
-
 def near_warps(pairs: int) -> int:
     """Warps of a program of the near kernel, whose tiles are those of the kernel before it."""
     warps = 4 if pairs <= 1024 else 8

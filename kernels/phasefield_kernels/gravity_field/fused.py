@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..device import guard
+from ..device import guard, register_limit
 from . import fused_kernels, fused_near
 from .blocked import NEAR
 from .configs import (
@@ -20,7 +20,6 @@ from .configs import (
     half_precision,
     kernels_for,
     near_warps,
-    register_limit,
 )
 
 _PREPARED_ROWS = 16

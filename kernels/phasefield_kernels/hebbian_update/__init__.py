@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..autocast import outside_autocast, under_autocast
 from ..backend import resolve
-from ..complex_product.arguments import outside_autocast, under_autocast
 from . import blocked, reference
 
 RULES = ("hebb", "oja", "oja_subspace")

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..autocast import outside_autocast, under_autocast
 from ..backend import resolve
-from ..complex_product.arguments import algorithm_named, outside_autocast, under_autocast
+from ..complex_product.arguments import algorithm_named
 from . import blocked, reference
 
 

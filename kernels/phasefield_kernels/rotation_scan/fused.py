@@ -8,7 +8,7 @@ from ..checks import gradient_dtype
 from ..device import guard
 from ..fused_carry import carry
 from ..phases import phase_from_radians, radians_from_phase
-from ..rows import pointers
+from ..rows import pointers, rows_contiguous
 from .configs import TIME_LOOP
 from .fused_kernels import backward_kernel, forward_kernel
 
@@ -34,15 +34,15 @@ class _Launch:
         self.rows = sequences * self.chunks
         self.token_angle = angle.ndim == 3
         self.token_decay = log_decay is not None and log_decay.ndim == 3
-        self.gate = None if gate is None else _rows_contiguous(gate)
+        self.gate = None if gate is None else rows_contiguous(gate)
         if self.token_angle:
-            self.angle = _rows_contiguous(
+            self.angle = rows_contiguous(
                 radians_from_phase(angle, torch.float32) if angle.dtype == torch.int64 else angle
             )
         else:
             self.angle = phase_from_radians(angle).contiguous()
         if log_decay is None or self.token_decay:
-            self.decay = None if log_decay is None else _rows_contiguous(log_decay)
+            self.decay = None if log_decay is None else rows_contiguous(log_decay)
         else:
             self.decay = log_decay.float().contiguous()
 
@@ -83,16 +83,6 @@ def _strides(kernel: triton.JITFunction, tensors: dict[str, Tensor | None]) -> d
     return {name: stride for name, stride in strides.items() if name in kernel.arg_names}
 
 
-def _rows_contiguous(x: Tensor) -> Tensor:
-    # The kernels walk over any batch and time strides, and read a time step's values side by side.
-    size = 1
-    for dim in range(x.ndim - 1, 1, -1):
-        if x.shape[dim] > 1 and x.stride(dim) != size:
-            return x.contiguous()
-        size *= x.shape[dim]
-    return x
-
-
 def forward(
     x: Tensor,
     angle: Tensor,
@@ -107,7 +97,7 @@ def forward(
     product of its factors, the states carried over the chunks, and the time loops from those.
     """
     launch = _Launch(x, angle, log_decay, gate, cu_seqlens)
-    x = _rows_contiguous(x)
+    x = rows_contiguous(x)
     start = None if initial_state is None else initial_state.float().contiguous()
     h = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     final = x.new_empty(launch.rows // launch.chunks, launch.width, 2, dtype=torch.float32)
@@ -137,9 +127,9 @@ def backward(
     x is read for the gate's gradient alone.
     """
     launch = _Launch(h, angle, log_decay, gate, cu_seqlens)
-    grad_h = _rows_contiguous(grad_h)
+    grad_h = rows_contiguous(grad_h)
     grad_final = grad_final.contiguous()
-    x = None if gate is None or not needs_parameters else _rows_contiguous(x)
+    x = None if gate is None or not needs_parameters else rows_contiguous(x)
     start = None if initial_state is None else initial_state.float().contiguous()
     grad_x = torch.empty_like(h)
     grad_angle, grad_decay, grad_gate = (
@@ -176,7 +166,7 @@ def step_(x: Tensor, angle: Tensor, log_decay: Tensor | None, gate: Tensor | Non
     angle, log_decay = (p.unsqueeze(1) if p is not None and p.ndim == 2 else p for p in (angle, log_decay))
     x = x.unsqueeze(1)
     launch = _Launch(x, angle, log_decay, None if gate is None else gate.unsqueeze(1), None)
-    x = _rows_contiguous(x)
+    x = rows_contiguous(x)
     h = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     launch(forward_kernel, x=x, start=state, h=h, final=state)
     return h.squeeze(1)
