@@ -7,7 +7,7 @@ from benchmarks.compile_gate import CompiledKernel
 from benchmarks.machine_code import MachineCode
 
 KERNEL = CompiledKernel(
-    "toy", "BLOCK=64 warps=1", "x_ptr: *fp32", ("one", "two"),
+    "toy", "BLOCK=64 warps=1", "x_ptr: *fp32", ("one", "two"), 0,
     MachineCode(40, 0, 0, 0, 1, 0.5, "blocks", {"MOV": 3, "LDG": 2, "LDG.128": 2, "HMMA": 4}),
 )  # fmt: skip
 
