@@ -12,7 +12,7 @@ from .case import DTYPES, ONE_PASS, Bound, Case, Scan, short
 
 STATES = 16
 # The smallest layout's steps whose states are held at a time, complex ones half as many.
-HELD = 6
+HELD = 4
 
 TIME_LOOP = dict(batch=1, length=32, width=32)
 PACKED = dict(batch=1, length=512, width=32, sequences=1)
@@ -59,7 +59,7 @@ def _inputs(
 
 def _scratch(pair: tuple[int, ...], batch: int, length: int, width: int, **_: int) -> int:
     # Written and read: the state before every HELD steps. A launch covers 16,384 lanes at the most, and
-    # each uses 3 KB of it again for every segment: on a device it stays in the second-level cache.
+    # each uses 4 KB of it again for every segment: on a device it stays in the second-level cache.
     held = HELD // 2 if pair else HELD
     return 2 * 4 * batch * length * width * STATES * (2 if pair else 1) // held
 

@@ -40,5 +40,5 @@ SEGMENT = 256
 LANES_AT_A_TIME = 16_384
 """Of one launch of the backward: bounds its scratch, the states before every ``held`` steps of a segment."""
 
-TIME_LOOP = TimeLoop({80: (Config(4, 4, 6, 4), Config(4, 8, 6, 8))}, lanes_wanted=8_192, shortest_chunk=1_024)
+TIME_LOOP = TimeLoop({80: (Config(4, 4, 4, 4), Config(4, 8, 4, 8))}, lanes_wanted=8_192, shortest_chunk=1_024)
 """Chunks are long because three states of a chunk are written in one launch and read in another."""
