@@ -35,7 +35,7 @@ def short(dtype: torch.dtype) -> str:
 
 
 class Work(NamedTuple):
-    """Something to run: its kernels should read ``reads`` once, and write what ``run`` returns once.
+    """Something to run, once or often: its kernels should read ``reads`` and write what ``run`` returns once.
 
     Attributes:
         between: bytes that launches hand to later launches, written and read: they count as well.
@@ -101,7 +101,7 @@ class Scan(NamedTuple):
             h, final = self.op(**inputs, backend="triton")
             cotangents = [torch.randn_like(h), torch.randn_like(final)]
             saved = [*([h] if self.saves_output else []), *given[0 if self.saves_first else 1 :]]
-            run = lambda: torch.autograd.grad((h, final), wanted, cotangents)  # noqa: E731
+            run = lambda: torch.autograd.grad((h, final), wanted, cotangents, retain_graph=True)  # noqa: E731
             return Work(run, [*cotangents, *saved], self.between[1])
 
         return Case(f"{self.name}, backward", prepare, bound, quick)
@@ -114,7 +114,8 @@ class Scan(NamedTuple):
             first, *others = _given(inputs.values())
             h, final = self.op(first.requires_grad_(), **dict(list(inputs.items())[1:]), backend="triton")
             cotangents = [torch.randn_like(h), torch.randn_like(final)]
-            return Work(lambda: torch.autograd.grad((h, final), first, cotangents), [*cotangents, *others])
+            run = lambda: torch.autograd.grad((h, final), first, cotangents, retain_graph=True)  # noqa: E731
+            return Work(run, [*cotangents, *others])
 
         return Case(f"{self.name}, backward to the input alone", prepare, bound, quick=False)
 
@@ -163,9 +164,8 @@ class Product(NamedTuple):
             y = self.op(**inputs, backend="triton")
             cotangent = torch.randn_like(y)
             read = [inputs[name] for name in inputs if name not in ("bias", "residual")]
-            return Work(
-                lambda: torch.autograd.grad(y, wanted, cotangent), [cotangent, *_given(read)], self.between[1]
-            )
+            run = lambda: torch.autograd.grad(y, wanted, cotangent, retain_graph=True)  # noqa: E731
+            return Work(run, [cotangent, *_given(read)], self.between[1])
 
         return Case(f"{self.name}, backward", prepare, bound, quick)
 

@@ -121,22 +121,33 @@ def compile_instead_of_launching(target: Target) -> list[Any]:
 def compile_here(target: Target, ops: Mapping[str, Iterable[Case]]) -> dict[str, list[CompiledKernel]]:
     """Run the ops' cases in this process, for the target; by op each different kernel once, as launched."""
     compiled = compile_instead_of_launching(target)
-    codes: dict[str, MachineCode] = {}  # by the kernel's hash: ops share kernels
-    kernels = {}
-    for op, cases in ops.items():
-        launched: dict[str, tuple[Any, list[str]]] = {}
-        for case in cases:
-            case.prepare().run()
-            for kernel in compiled:
-                names = launched.setdefault(kernel.hash, (kernel, []))[1]
-                if case.name not in names:
-                    names.append(case.name)
-            compiled.clear()
-        for name, (kernel, _) in launched.items():
-            if name not in codes:
-                codes[name] = read(kernel.asm, kernel.metadata.shared, kernel.metadata.num_warps, target)
-        kernels[op] = [_describe(kernel, names, codes[name]) for name, (kernel, names) in launched.items()]
-    return kernels
+    codes: dict[str, MachineCode] = {}
+    return {op: kernels_of(cases, compiled, codes, target) for op, cases in ops.items()}
+
+
+def kernels_of(
+    cases: Iterable[Case], compiled: list[Any], codes: dict[str, MachineCode], target: Target
+) -> list[CompiledKernel]:
+    """Run cases where launches compile; each different kernel once.
+
+    Args:
+        cases: of one op.
+        compiled: the list of :func:`compile_instead_of_launching`.
+        codes: costs that are known, by the kernel's hash (ops share kernels); new ones are added.
+        target: what launches compile for.
+    """
+    launched: dict[str, tuple[Any, list[str]]] = {}
+    for case in cases:
+        case.prepare().run()
+        for kernel in compiled:
+            names = launched.setdefault(kernel.hash, (kernel, []))[1]
+            if case.name not in names:
+                names.append(case.name)
+        compiled.clear()
+    for name, (kernel, _) in launched.items():
+        if name not in codes:
+            codes[name] = read(kernel.asm, kernel.metadata.shared, kernel.metadata.num_warps, target)
+    return [_describe(kernel, names, codes[name]) for name, (kernel, names) in launched.items()]
 
 
 def _describe(kernel: Any, cases: list[str], code: MachineCode) -> CompiledKernel:

@@ -267,6 +267,26 @@ def test_what_is_under_the_threshold_is_silent_and_has_no_gradient(backend, dtyp
     assert grad[1].item() == pytest.approx(4 * x[0, 0, 0].item() / modulus, rel=1e-2)
 
 
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_threshold_of_minus_infinity_switches_a_unit_off(backend, dtype, device):
+    inputs = {name: tensor.to(device) for name, tensor in draw(3, dtype=dtype).items() if name != "residual"}
+    # Unit 1 at z = 0 too, where t/m is largest.
+    inputs["threshold"][:2] = -torch.inf
+    inputs["weight"][1], inputs["bias"][1] = 0, 0
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+    y = phase_linear(**inputs, backend=backend)
+    grads = dict(zip(inputs, torch.autograd.grad(y.square().sum(), list(inputs.values())), strict=True))
+    assert (y[..., :2, :] == 0).all()
+    assert (y[..., 2:, :] != 0).any()
+    for name in ("weight", "bias", "threshold"):
+        assert (grads[name][:2] == 0).all()
+        assert grads[name][2:].isfinite().all()
+    assert grads["x"].isfinite().all()
+    assert (grads["x"] != 0).any()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_not_a_number_is_passed_on(backend, device):
     inputs = draw(3, device=device)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from phasefield_kernels import selective_scan, selective_scan_step, selective_scan_step_, use_backend
-from phasefield_kernels.selective_scan import blocked
+from phasefield_kernels.selective_scan import tiles
 from tests.machinery.comparison import assert_agrees_with_reference, relative_error
 
 NAMES = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")
@@ -50,7 +50,7 @@ def backend(request, monkeypatch):
 
 def cut_short(backend, monkeypatch, shortest_chunk=1_024):
     if backend == "torch":
-        monkeypatch.setattr(blocked, "_CHUNK", 1)
+        monkeypatch.setattr(tiles, "_CHUNK", 1)
     else:
         fused = importlib.import_module("phasefield_kernels.selective_scan.fused")
         monkeypatch.setattr(fused, "SEGMENT", 8)

@@ -84,11 +84,7 @@ def aperiodic_scan_step_(
     checks.no_grad_inputs("aperiodic_scan_step_", u, scale, state)
     checks.shape("u", u, ("B", "D"))
     _check(u.unsqueeze(1), scale, phase, state, None, state_name="state")
-    checks.dtype("state", state, (torch.float64 if u.dtype == torch.float64 else torch.float32,))
-    if not state.is_contiguous():
-        raise ValueError(
-            f"state has strides {state.stride()}; it is overwritten in place and must be contiguous."
-        )
+    checks.state_in_place(state, u)
     return torch.ops.phasefield.aperiodic_scan_step_(u, scale, phase, state, resolve(backend, u))
 
 
@@ -126,10 +122,10 @@ def _scan(
 
         return newton.forward(u, scale, phase, initial_state, backend)
     if backend == "triton":
-        from . import fused
-
-        return fused.forward(u, scale, phase, initial_state, cu_seqlens)
-    return blocked.forward(u, scale, phase, initial_state, cu_seqlens)
+        from . import fused as form
+    else:
+        form = blocked
+    return form.forward(u, scale, phase, initial_state, cu_seqlens)
 
 
 @_scan.register_fake
@@ -158,10 +154,10 @@ def _scan_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if backend == "triton":
-        from . import fused
-
-        return fused.backward(grad_h, grad_final, h, scale, phase, initial_state, cu_seqlens)
-    return blocked.backward(grad_h, grad_final, h, scale, phase, initial_state, cu_seqlens)
+        from . import fused as form
+    else:
+        form = blocked
+    return form.backward(grad_h, grad_final, h, scale, phase, initial_state, cu_seqlens)
 
 
 @_scan_backward.register_fake
@@ -201,10 +197,10 @@ _scan.register_autograd(_differentiate, setup_context=_setup_context)
 
 def _step_(u: Tensor, scale: Tensor, phase: Tensor, state: Tensor, backend: str) -> Tensor:
     if backend == "triton":
-        from . import fused
-
-        return fused.step_(u, scale, phase, state)
-    return blocked.step_(u, scale, phase, state)
+        from . import fused as form
+    else:
+        form = blocked
+    return form.step_(u, scale, phase, state)
 
 
 # Decoding calls this once a token and layer: torch.library's bare registration costs 3 µs, custom_op 10.

@@ -1,4 +1,4 @@
-"""How aperiodic_scan's kernels are laid out: chosen by the compile report, not measured on a device."""
+"""How aperiodic_scan's kernels are laid out: chosen by the compile report where nothing else is said."""
 
 from ..rows import Config, TimeLoop
 

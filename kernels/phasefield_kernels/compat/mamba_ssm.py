@@ -112,7 +112,7 @@ def selective_state_update(
         checks.dtype("state_batch_indices", state_batch_indices, (torch.int32, torch.int64))
         padding = state_batch_indices < 0
         rows = state[state_batch_indices.clamp(min=0)]
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = checks.state_dtype(x)
     # A step overwrites a contiguous state in float32; any other gets a copy back.
     own = flat(rows, 1).to(wide).contiguous()
     y = selective_scan_step_(

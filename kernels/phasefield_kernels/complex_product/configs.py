@@ -1,4 +1,4 @@
-"""Tiles of the complex products: chosen by the compile report, not measured on a device."""
+"""Tiles of the complex products: chosen by the compile report where nothing else is said."""
 
 from typing import NamedTuple
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..checks import state_dtype
+
 
 def gravity_field(
     x: Tensor,
@@ -14,7 +16,7 @@ def gravity_field(
     window: int | None,
 ) -> Tensor:
     """``F_i = g Σ_j m_j (s_j − x_i) (|s_j − x_i|² + ε²)^{-3/2}``; shapes as in the public function."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = state_dtype(x)
     points = x.to(dtype)
     sources = points if source is None else source.to(dtype)
     before = 0 if source is None else source.shape[1]

@@ -1,4 +1,4 @@
-"""How hebbian_scan's kernels are laid out: chosen by the compile report, not measured on a device."""
+"""How hebbian_scan's kernels are laid out: chosen by the compile report where nothing else is said."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ class Tile(NamedTuple):
     """Rows or columns of a state that a kernel takes at a time, warps, and loads on their way at a time."""
 
     block: int
-    warps: int
-    stages: int
+    num_warps: int
+    num_stages: int
 
 
 class Config(NamedTuple):

@@ -124,7 +124,7 @@ class _Launch:
                 **_strides(kernel, tensors), **self._sizes(),
                 DELTA=self.delta, REVERSE=reverse, RESIDENT=self.config.resident,
                 BLOCK_ROWS=row_block, BLOCKS=blocks, BLOCK_COLUMNS=cut.column_block,
-                num_warps=tile.warps, num_stages=tile.stages,
+                num_warps=tile.num_warps, num_stages=tile.num_stages,
             )  # fmt: skip
         return states, final
 
@@ -179,7 +179,7 @@ class _Launch:
                 ),
                 **_strides(kernel, tensors), **self._sizes(), **options,
                 BLOCK_ROWS=cut.row_block, BLOCK_COLUMNS=cut.column_block,
-                num_warps=tile.warps, num_stages=tile.stages,
+                num_warps=tile.num_warps, num_stages=tile.num_stages,
             )  # fmt: skip
 
     def _sizes(self) -> dict[str, int | bool | str]:

@@ -37,7 +37,7 @@ def phase_linear(
             backends). Any strides.
         weight: ``[N, K, 2]``; multiplied in x's dtype, whatever its own.
         bias: ``[N, 2]``.
-        threshold: ``[N]``, of modReLU; None for a linear map.
+        threshold: ``[N]``, of modReLU; −∞ switches a unit off; None for a linear map.
         residual: ``[…, N, 2]``, added last.
         algorithm: ``"direct"`` (four real multiplications) or ``"gauss"`` (three, on sums formed in float32,
             rounded to x's dtype). Largest error over largest value at K = 64 to 1024: direct 1e-7 to 4e-7,
@@ -133,7 +133,12 @@ def _linear_backward(
     else:
         form = blocked
     with outside_autocast(x):
-        saved = None if threshold is None else saved
+        if threshold is None:
+            saved = None
+        else:
+            # −∞ switches a unit off, and times 0 would be NaN; t/m is finite where m ≥ ε.
+            dtype = checks.state_dtype(x)
+            threshold = threshold.to(dtype).clamp(min=torch.finfo(dtype).min * reference.EPSILON / 2)
         grads = form.backward(grad, x, weight, saved, threshold, tuple(needs), algorithm)
     # An op returns tensors only: an empty one stands for no gradient.
     return tuple(x.new_empty(0) if g is None else g for g in grads)

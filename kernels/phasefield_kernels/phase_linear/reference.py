@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..checks import state_dtype
+
 EPSILON = 1e-4
 """Of modReLU's modulus ``√(|z|² + ε²)``: the one Phase2D's modulus has."""
 
@@ -11,7 +13,7 @@ def phase_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, threshold: Tensor | None, residual: Tensor | None
 ) -> Tensor:
     """``modReLU(W x + b) + residual``; shapes as in the public function."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = state_dtype(x)
     xr, xi = x.to(dtype).unbind(-1)
     wr, wi = weight.to(x.dtype).to(dtype).unbind(-1)
     y = torch.stack([xr @ wr.T - xi @ wi.T, xr @ wi.T + xi @ wr.T], dim=-1)

@@ -136,10 +136,10 @@ def scan(
     """The scan on a resolved backend, gated or not."""
     check_values(log_decay, cu_seqlens, x, "log_decay" if gate is None else "log_damping")
     if backend == "triton":
-        from . import fused
-
-        return fused.forward(x, angle, log_decay, gate, initial_state, cu_seqlens)
-    return blocked.forward(x, angle, log_decay, gate, initial_state, cu_seqlens)
+        from . import fused as form
+    else:
+        form = blocked
+    return form.forward(x, angle, log_decay, gate, initial_state, cu_seqlens)
 
 
 @scan.register_fake
@@ -242,10 +242,10 @@ def _step_(
     x: Tensor, angle: Tensor, log_decay: Tensor | None, gate: Tensor | None, state: Tensor, backend: str
 ) -> Tensor:
     if backend == "triton":
-        from . import fused
-
-        return fused.step_(x, angle, log_decay, gate, state)
-    return blocked.step_(x, angle, log_decay, gate, state)
+        from . import fused as form
+    else:
+        form = blocked
+    return form.step_(x, angle, log_decay, gate, state)
 
 
 # Decoding calls this once a token and layer: torch.library's bare registration costs 3 µs, custom_op 10.

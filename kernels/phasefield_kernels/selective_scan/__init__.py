@@ -7,7 +7,7 @@ from .. import checks
 from ..autocast import outside_autocast
 from ..backend import resolve
 from . import blocked, reference
-from .blocked import Inputs
+from .tiles import Inputs, saved_numel
 
 
 def selective_scan(
@@ -207,7 +207,7 @@ def _(
 
         kept = sum(kept_states(x.shape, cu_seqlens is not None)) * A.numel()
     elif cu_seqlens is None:
-        kept = blocked.saved_numel(x.shape, A.shape)
+        kept = saved_numel(x.shape, A.shape)
     else:
         kept = torch.library.get_ctx().new_dynamic_size()
     dtype = checks.state_dtype(x)

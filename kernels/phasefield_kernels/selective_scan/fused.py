@@ -14,10 +14,10 @@ from torch import Tensor
 from ..device import guard, register_limit
 from ..fused_carry import carry
 from ..rows import pointers
-from .blocked import Inputs
 from .configs import LANES_AT_A_TIME, SEGMENT, TIME_LOOP
 from .fused_backward import backward_ends_kernel, backward_kernel
 from .fused_forward import forward_kernel
+from .tiles import Inputs
 
 
 def chunk_length(lanes: int, length: int, packed: bool) -> int:
