@@ -18,13 +18,17 @@ _debug = os.environ.get("PHASEFIELD_DEBUG", "0") not in ("", "0", "false", "off"
 
 def shape(argument: str, tensor: Tensor, *allowed: tuple[int | str, ...]) -> None:
     """Raise unless the tensor has one of the allowed shapes; a string stands for any size."""
+    given = tensor.shape
     for pattern in allowed:
-        if tensor.ndim == len(pattern) and all(
-            isinstance(want, str) or have == want for have, want in zip(tensor.shape, pattern, strict=True)
-        ):
+        # Lengths first: a compiled graph would be tied to every size that a pattern of another length meets.
+        if len(given) == len(pattern) and (given == pattern or all(map(_fits, given, pattern))):
             return
     wanted = " or ".join("[" + ", ".join(map(str, pattern)) + "]" for pattern in allowed)
-    raise ValueError(f"{argument} has shape {list(tensor.shape)}; allowed is {wanted}.")
+    raise ValueError(f"{argument} has shape {list(given)}; allowed is {wanted}.")
+
+
+def _fits(have: int, want: int | str) -> bool:
+    return isinstance(want, str) or have == want
 
 
 def dtype(argument: str, tensor: Tensor, allowed: tuple[torch.dtype, ...]) -> None:

@@ -465,6 +465,16 @@ def test_nothing_overflows_for_any_decay_and_what_comes_after_stays_exact(backen
     )
 
 
+@pytest.mark.parametrize("rule", ["hebb", "delta"])
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_the_step_in_place_of_no_sequences_gives_no_outputs(is_complex, rule):
+    tensors = draw(0, 1, 3, 4, 5, is_complex)
+    state = tensors["initial_state"]
+    token = {name: t[:, 0] for name, t in at(tensors, slice(None)).items()}
+    y = OPS[is_complex][2](**token, rule=rule, state=state)
+    assert y.shape == token["v"].shape
+
+
 def test_the_step_in_place_refuses_to_drop_a_gradient():
     for is_complex in (False, True):
         tensors = draw(2, 1, 3, 4, 5, is_complex)

@@ -101,7 +101,7 @@ def step(
     check(q, k, v, log_decay, beta, rule, ("B", "H"), pair)
     checks.parameter("state", state, q, (*q.shape[:2], v.shape[2], *q.shape[2:]))
     checks.state_in_place(state, q)
-    return torch.ops.phasefield.hebbian_scan_step_(
+    return torch.ops.phasefield.hebbian_scan_step_.default(
         q, k, v, log_decay, beta, state, rule == "delta", resolve(backend, q)
     )
 
