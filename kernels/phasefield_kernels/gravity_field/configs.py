@@ -51,7 +51,13 @@ _SINGLE = Kernels(
     sources=Layouts(Layout(32, 32, 16, 8, 2), Layout(32, 32, 16, 8, 2), Layout(16, 32, 16, 8, 2)),
 )
 
-HALF = {80: _HALF}
+# Instructions of sm_120 want more registers: two tiles are halved.
+_HALF_120 = _HALF._replace(
+    points=_HALF.points._replace(narrow=Layout(32, 32, 64, 4, 2)),
+    sources=_HALF.sources._replace(wide=Layout(16, 32, 256, 8, 2)),
+)
+
+HALF = {80: _HALF, 120: _HALF_120}
 """Architecture → layouts for bfloat16 and float16."""
 
 SINGLE = {80: _SINGLE}

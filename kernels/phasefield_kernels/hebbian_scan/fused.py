@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..device import guard
+from ..device import guard, register_limit
 from ..rows import pointers, rows_contiguous
 from .configs import Tile, config, inverse_precision
 from .fused_gradient import gradient_kernel
@@ -187,6 +187,7 @@ class _Launch:
             length=self.length, chunks=self.chunks, heads=self.heads,
             tokens=self.batch * self.length * self.heads, rows=self.rows, columns=self.columns,
             COMPLEX=self.parts == 2, PRECISION="ieee", CHUNK=self.config.chunk, enable_fp_fusion=True,
+            **register_limit(),
         )  # fmt: skip
 
 
