@@ -54,7 +54,7 @@ _SINGLE = Kernels(
 # Instructions of sm_120 want more registers: two tiles are halved.
 _HALF_120 = _HALF._replace(
     points=_HALF.points._replace(narrow=Layout(32, 32, 64, 4, 2)),
-    sources=_HALF.sources._replace(wide=Layout(16, 32, 256, 8, 2)),
+    sources=_HALF.sources._replace(wide=Layout(32, 16, 256, 8, 2)),
 )
 
 HALF = {80: _HALF, 120: _HALF_120}
