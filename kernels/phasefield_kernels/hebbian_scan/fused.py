@@ -172,6 +172,8 @@ class _Launch:
         tensors = {name: t for name, t in given.items() if name.islower()}
         options = {name: value for name, value in given.items() if name.isupper()}
         cut = self.cut(tile)
+        # The other kernels spill less when ptxas is left alone.
+        limit = register_limit() if kernel is written_kernel else {}
         with guard(self.q):
             kernel[(self.programs, self.heads, blocks)](
                 **pointers(
@@ -179,7 +181,7 @@ class _Launch:
                 ),
                 **_strides(kernel, tensors), **self._sizes(), **options,
                 BLOCK_ROWS=cut.row_block, BLOCK_COLUMNS=cut.column_block,
-                num_warps=tile.num_warps, num_stages=tile.num_stages,
+                num_warps=tile.num_warps, num_stages=tile.num_stages, **limit,
             )  # fmt: skip
 
     def _sizes(self) -> dict[str, int | bool | str]:
@@ -187,7 +189,6 @@ class _Launch:
             length=self.length, chunks=self.chunks, heads=self.heads,
             tokens=self.batch * self.length * self.heads, rows=self.rows, columns=self.columns,
             COMPLEX=self.parts == 2, PRECISION="ieee", CHUNK=self.config.chunk, enable_fp_fusion=True,
-            **register_limit(),
         )  # fmt: skip
 
 
