@@ -170,6 +170,7 @@ def _measure(table: Table, cases: Sequence[Case]) -> None:
     def ratio(row: Any, change: Change) -> float:
         affected = cases_changed(cases, table, number, row, change)
         if not affected:
+            print(f"          {change}: no case launches it", flush=True)
             return 1.0
         try:
             after = times(change.row, affected)
@@ -203,6 +204,7 @@ def _predict(table: Table, cases: Sequence[Case], target: Target, compiled: list
         affected = cases_changed(cases, table, number, shipped, change)
         affected = [case for case in affected if case.quick] or affected  # these hold each kernel once
         if not affected:
+            print(f"          {change}: no case launches it", flush=True)
             continue
         try:
             predicted = compiled_to(change.row, affected)
