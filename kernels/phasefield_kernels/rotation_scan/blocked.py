@@ -81,7 +81,7 @@ def backward(
     With g_t = dL/dh_t (direct) and G_t the whole gradient of h_t, backward in time:
       G_t = g_t + conj(a_{t+1}) G_{t+1},     G_{T-1} = g_{T-1} + dL/d(final_state)
       dx_t = G_t,     d(initial_state) = conj(a_0) G_0
-      w_t = conj(G_t) a_t h_{t-1},     dλ_t = Re w_t,     dθ_t = −Im w_t    (summed where λ or θ is constant)
+      w_t = G_t conj(a_t h_{t-1}),     dλ_t = Re w_t,     dθ_t = Im w_t    (summed where λ or θ is constant)
     With a gate, g = σ(γ_t): a_t = (1 − g) exp(λ_t + iθ_t) and the input is g x_t, so
       dx_t = g G_t,     dγ_t = g (1 − g) Re(conj(G_t) x_t) − g Re w_t
     """
@@ -105,7 +105,7 @@ def backward(
         grad_state: Tensor,
         start: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        factors = _Factors(angle, log_decay, gate, h)
+        factors = _Factors(angle, log_decay, gate, h, conjugate=True)
         state = torch.zeros_like(torch.view_as_complex(grad_state))
         summed = state.new_zeros(h.shape[2])
         for begin, end, chunk in reversed(_blocks(h)):
@@ -116,27 +116,27 @@ def backward(
             along = factors.along_backward(begin, end, chunk)
             G = _advance(grad_x[:, begin:end], g, state, along, reverse=True)
             if needs_parameters:
-                w = G.conj_physical().mul_(_before(h, start, begin, end))
+                w = _before(h, start, begin, end).conj_physical().mul_(G)
                 if factors.constant:
                     summed += w.sum((0, 1))
                 else:
                     w *= along.own
-                    _give(grad_angle, begin, end, w.imag, sign=-1)
-                    _give(grad_decay, begin, end, w.real)
+                    _give(grad_angle, begin, end, w, "imag")
+                    _give(grad_decay, begin, end, w, "real")
             if gate is not None:
                 opened = _opened(gate[:, begin:end], factors.real)
                 if needs_parameters:
                     along_x = (G.conj_physical() * as_complex(x[:, begin:end])).real
                     closed = _opened(-gate[:, begin:end], factors.real)
-                    _give(grad_gate, begin, end, opened * (closed * along_x - w.real))
+                    grad_gate[:, begin:end] = opened * (closed * along_x - w.real)
                 grad_x[:, begin:end] = torch.view_as_real(G * opened)
         if factors.constant and needs_parameters:
-            w = summed * factors.powers[1]
-            _give(grad_angle, 0, 0, w.imag.unsqueeze(0), sign=-1)
-            _give(grad_decay, 0, 0, w.real.unsqueeze(0))
+            w = (summed * factors.powers[1]).expand(1, 1, -1)
+            _give(grad_angle, 0, 1, w, "imag")
+            _give(grad_decay, 0, 1, w, "real")
         if h.shape[1] > 0:
-            first = factors.powers[1] if factors.constant else factors.tokens(0, 1)[0][:, 0]
-            torch.view_as_complex(grad_state).copy_(state * first.conj_physical())
+            first = factors.powers[1] if factors.constant else along.own[:, 0]
+            torch.view_as_complex(grad_state).copy_(state * first)
         return ()
 
     tensors = (grad_x, grad_h, h, x, angle, log_decay, gate, grad_angle, grad_decay, grad_gate)
@@ -149,25 +149,33 @@ def backward(
 
 
 class _Factors:
-    """The factors a_t of one sequence, and their products along chunks.
+    """The factors a_t of one sequence, or their conjugates, and their products along chunks.
 
     Attributes:
         constant: angle and decay are both ``[D]``: all chunks share one table.
         powers: then ``a^0 … a^8``, ``[9, D]`` complex128.
     """
 
-    def __init__(self, angle: Tensor, log_decay: Tensor | None, gate: Tensor | None, like: Tensor) -> None:
+    def __init__(
+        self,
+        angle: Tensor,
+        log_decay: Tensor | None,
+        gate: Tensor | None,
+        like: Tensor,
+        conjugate: bool = False,
+    ) -> None:
         self.real = state_dtype(like)
         self.complex = torch.complex128 if self.real == torch.float64 else torch.complex64
         self.angle = angle
         self.log_decay = log_decay
         self.gate = gate
+        self.conjugate = conjugate
         self.turning = angle.ndim == 1
         self.constant = self.turning and gate is None and (log_decay is None or log_decay.ndim == 1)
         if self.turning:
             counts = torch.arange(_CHUNK + 1, device=angle.device).unsqueeze(1)
             phases = radians_from_phase(phase_from_radians(angle) * counts)
-            self.turns = torch.polar(torch.ones_like(phases), phases)
+            self.turns = torch.polar(torch.ones_like(phases), -phases if conjugate else phases)
         if self.constant:
             decay = 0.0 if log_decay is None else counts * log_decay.double()
             self.powers = self.turns * torch.as_tensor(decay, device=angle.device).exp()
@@ -181,13 +189,11 @@ class _Factors:
         return self._chunked(a, a, decay, chunk)
 
     def along_backward(self, begin: int, end: int, chunk: int) -> "_Along":
-        """For the adjoint's, where the factor of step t is ``conj(a_{t+1})``."""
+        """For the adjoint's, from conjugates: the factor of step t is ``conj(a_{t+1})``."""
         if self.constant:
-            a = self.powers[1].to(self.complex).conj_physical().expand(chunk, -1)
-            return _Along(a, self.powers[chunk].conj_physical(), a)
+            return self.along(begin, end, chunk)
         a, decay = self.tokens(begin, end + 1)
-        along = self._chunked(a[:, :-1], a[:, 1:].conj_physical(), decay[:, 1:], chunk)
-        return along._replace(total=along.total.conj_physical()) if self.turning else along
+        return self._chunked(a[:, :-1], a[:, 1:], decay[:, 1:], chunk)
 
     def _chunked(self, own: Tensor, a: Tensor, decay: Tensor, chunk: int) -> "_Along":
         a = a.unflatten(1, (-1, chunk))
@@ -206,6 +212,8 @@ class _Factors:
             θ = _padded(self.angle, begin, end)
             θ = radians_from_phase(θ, self.real)
             cos, sin = θ.cos(), θ.sin()
+            if self.conjugate:
+                sin.neg_()
         if self.log_decay is None:
             decay = torch.ones_like(cos)
         elif self.log_decay.ndim == 1:
@@ -214,7 +222,10 @@ class _Factors:
             decay = _padded(self.log_decay, begin, end).to(self.real).exp()
         if self.gate is not None:
             decay = decay * _opened(-_padded(self.gate, begin, end), self.real)
-        return torch.complex(decay * cos, decay * sin), decay
+        a = torch.empty(decay.shape, dtype=self.complex, device=decay.device)
+        torch.mul(decay, cos, out=a.real)
+        torch.mul(decay, sin, out=a.imag)
+        return a, decay
 
 
 class _Along(NamedTuple):
@@ -223,7 +234,7 @@ class _Along(NamedTuple):
     Attributes:
         factors: of each step, broadcasting to ``[B, chunks, chunk, D]``.
         total: their product over each chunk, complex128, broadcasting to ``[B, chunks, D]``.
-        own: a_t of the steps themselves, broadcasting to ``[B, steps, D]`` where they are not constant.
+        own: those of the steps themselves, broadcasting to ``[B, steps, D]`` where they are not constant.
     """
 
     factors: Tensor
@@ -242,12 +253,15 @@ def _advance(out: Tensor, x: Tensor, state: Tensor, along: _Along, reverse: bool
     end = inputs[steps[0]].clone()
     for c in steps[1:]:
         torch.addcmul(inputs[c], a[c], end, out=end)
-    entering = torch.empty_like(end)
-    total = along.total.expand(end.shape)
-    for k in range(end.shape[1])[::-1] if reverse else range(end.shape[1]):
-        entering[:, k] = state
-        state.mul_(total[:, k]).add_(end[:, k])
-    previous = entering
+    entering = torch.empty(end.shape, dtype=state.dtype, device=state.device)
+    carries = (t.unbind(1) for t in (entering, along.total.expand(end.shape), end.to(state.dtype)))
+    carries = list(zip(*carries, strict=True))
+    carried = state
+    for into, total, own in reversed(carries) if reverse else carries:
+        into.copy_(carried)
+        carried = torch.addcmul(own, total, carried, out=own)
+    state.copy_(carried)
+    previous = entering.to(end.dtype)
     for c in steps:
         previous = torch.addcmul(inputs[c], a[c], previous, out=values[c])
     if not direct:
@@ -300,13 +314,14 @@ def _gradient(parameter: Tensor, h: Tensor) -> Tensor:
     return torch.zeros(parameter.shape, dtype=state_dtype(h), device=h.device)
 
 
-def _give(grad: Tensor | None, begin: int, end: int, part: Tensor, sign: int = 1) -> None:
+def _give(grad: Tensor | None, begin: int, end: int, w: Tensor, part: str) -> None:
+    # Of w, [B, steps, D]: `part` is "real" or "imag".
     if grad is None:
         return
     if grad.ndim == 3:
-        grad[:, begin:end] = part if sign > 0 else -part
+        grad[:, begin:end] = getattr(w, part)
     else:
-        grad.add_(part.flatten(0, -2).sum(0), alpha=sign)
+        grad.add_(getattr(w.sum((0, 1)), part))
 
 
 def step_(x: Tensor, angle: Tensor, log_decay: Tensor | None, gate: Tensor | None, state: Tensor) -> Tensor:
