@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 LN_PHI = math.log((1 + math.sqrt(5)) / 2)
@@ -42,9 +43,32 @@ class ThermodynamicInertiaLoss(nn.Module):
         if hidden.shape[1] < 2:
             energy = hidden.new_zeros((), dtype=torch.float32)
         else:
-            hidden = hidden.float()
-            energy = self.temperature * LN_PHI * F.mse_loss(hidden[:, 1:], hidden[:, :-1])
+            energy = self.temperature * LN_PHI * _MeanSquaredMotion.apply(hidden.float())
         return content + self.energy_weight * energy, energy
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, energy_weight={self.energy_weight}"
+
+
+class _MeanSquaredMotion(torch.autograd.Function):
+    """``mean of (h_t − h_{t-1})²`` of ``[B, T ≥ 2, D]``: F.mse_loss of two slices.
+
+    With m_t = 2 (h_t − h_{t-1}) / n, n their number: ``dh_t = m_t − m_{t+1}``, with m_0 = m_T = 0. Autograd
+    would widen both slices' gradients with zeros and add them: twice the passes over memory.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, hidden: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden)
+        return F.mse_loss(hidden[:, 1:], hidden[:, :-1])
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+        (hidden,) = ctx.saved_tensors
+        motion = hidden[:, 1:] - hidden[:, :-1]
+        motion *= grad * (2 / motion.numel())
+        result = hidden.new_empty(hidden.shape)
+        result[:, 0] = 0
+        result[:, 1:] = motion
+        result[:, :-1] -= motion
+        return result

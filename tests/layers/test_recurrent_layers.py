@@ -175,6 +175,25 @@ def test_inertia_is_the_mean_squared_motion():
     assert ThermodynamicInertiaLoss()(torch.tensor(2.0), hidden[:, :1])[1] == 0
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("steps", [2, 3, 9])
+def test_the_gradient_of_inertia_is_that_of_its_formula(steps, compiled):
+    hidden = torch.randn(steps, 3, 5).transpose(0, 1).requires_grad_()  # strided
+
+    def energy(hidden):
+        return ThermodynamicInertiaLoss(0.05, 0.1)(hidden.new_zeros(()), hidden)[1]
+
+    value = torch.compile(energy, fullgraph=True, backend="aot_eager")(hidden) if compiled else energy(hidden)
+    (actual,) = torch.autograd.grad(3 * value, hidden)
+    exact = hidden.detach().double().requires_grad_()
+    mean = ((exact[:, 1:] - exact[:, :-1]) ** 2).mean()
+    (expected,) = torch.autograd.grad(3 * 0.05 * math.log((1 + 5**0.5) / 2) * mean, exact)
+    # Roundings: two differences, the scale's three factors and the product.
+    torch.testing.assert_close(
+        actual.double(), expected, rtol=0, atol=8 * 2**-24 * expected.abs().max().item()
+    )
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
