@@ -99,8 +99,10 @@ def _adjoint_into(
     for end in range(h.shape[1], 0, -steps):
         begin = max(0, end - steps)
         here = h[:, begin:end].to(carry.dtype)
-        first = start if begin == 0 else h[:, begin - 1].to(carry.dtype)
-        before = torch.cat([first.unsqueeze(1), here[:, :-1]], dim=1)
+        if begin == 0:
+            before = torch.cat([start.unsqueeze(1), here[:, :-1]], dim=1)
+        else:
+            before = h[:, begin - 1 : end - 1].to(carry.dtype)
         p = before + φ
         cosine = p.cos()
         slope = torch.addcmul(torch.ones_like(c), here, here, value=-1)
