@@ -23,7 +23,7 @@ ONE_STEP = dict(batch=2, length=1, width=64)
 
 # A first pass finds each chunk's own end state: of x, Δ, z and y it reads x and Δ (Δ, z and dL/dy of seven
 # tensors in the backward), and B (C); to this come the chunks' states, 16 numbers of a channel in 128 steps.
-TWO_PASS = Bound(unique=1.55, sectors=1.05)
+TWO_PASS = Bound(unique=1.56, sectors=1.05)
 # Five states are no whole number of sectors.
 ODD_SIZES = Bound(unique=2.0, sectors=3.0)
 
@@ -61,6 +61,8 @@ def _scratch(pair: tuple[int, ...], batch: int, length: int, width: int, **_: in
     # Written and read: the state before every HELD steps. A launch covers 16,384 lanes at the most, and
     # each uses 4 KB of it again for every segment: on a device it stays in the second-level cache.
     held = HELD // 2 if pair else HELD
+    # Each of a long scan's two rows uses its own again for every segment.
+    length = min(length, 512 if length == CHUNKED["length"] else 256)
     return 2 * 4 * batch * length * width * STATES * (2 if pair else 1) // held
 
 

@@ -172,7 +172,7 @@ class _Launch:
         tensors = {name: t for name, t in given.items() if name.islower()}
         options = {name: value for name, value in given.items() if name.isupper()}
         cut = self.cut(tile)
-        # The other kernels spill less when ptxas is left alone.
+        # The other kernels spill with it, and do not when ptxas is left alone.
         limit = register_limit() if kernel is written_kernel else {}
         with guard(self.q):
             kernel[(self.programs, self.heads, blocks)](
