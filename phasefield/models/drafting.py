@@ -87,7 +87,7 @@ def continue_in_blocks(
 
 def last_draft(drafts: Iterator[Tensor], prompt: Tensor) -> Tensor:
     """The last of the drafts of a prompt's continuation; ``[B, 0]`` if there is none."""
-    answer = prompt[:, :0]
+    answer = prompt[..., :0]
     for answer in drafts:  # noqa: B007
         pass
     return answer

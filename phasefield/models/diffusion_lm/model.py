@@ -17,6 +17,9 @@ from ..transformer import check_fields, check_shape
 from .denoiser import Denoiser
 from .schedule import Kind, NoiseSchedule
 
+PROMPTED = 0.25
+"""Share of the training texts that begin with a prompt: what in-filling sees, and the bound does not."""
+
 
 @dataclass(frozen=True)
 class DiffusionLMConfig:
@@ -69,13 +72,21 @@ class DiffusionLMConfig:
 class DiffusionLM(nn.Module):
     """Continuous diffusion over trained embeddings, which learns to denoise and to round at once.
 
-    A text w begins as ``x_0 ~ N(Emb(w), σ₀² I)`` with ``σ₀² = 1 − ᾱ_1``, :class:`NoiseSchedule` makes noise
-    of it, :class:`~phasefield.models.diffusion_lm.denoiser.Denoiser` predicts x_0 from any step, and
+    A text w begins as ``x_0 ~ N(Emb(w), σ₀² I)``, :class:`NoiseSchedule` makes noise of it,
+    :class:`~phasefield.models.diffusion_lm.denoiser.Denoiser` predicts from any step where it began, and
     ``p(w | x_0) = softmax(x_0 Embᵀ + b)`` rounds. The table is divided by its root mean square, so that its
     scale is 1 at all times and the schedule means what it says. The training loss is the paper's simple one,
     means over positions and dimensions:
 
-        ``|x_0 − f(x_t, t)|²`` (t ≥ 2) or ``|Emb(w) − f(x_1, 1)|²``  ``+ |√ᾱ_T x_0|² − log p(w | x_0)``
+        ``|Emb(w) − f(x_t, t)|² + |√ᾱ_T Emb(w)|² − log p(w | x_0)``
+
+    The paper's network predicts Emb(w) from x_1, and from later steps x_0 with the noise that is in it. Here
+    it predicts Emb(w) from all: the noise of x_0 says nothing of the text, and a bound that has to predict it
+    is looser by up to ``½ D ln(1 + σ₀² ᾱ_1 / (1 − ᾱ_1)) ≈ 0.35 D`` nats a token.
+
+    A quarter of the training texts show a beginning of random length without noise, and count for the rest:
+    so the model learns to continue a prompt. (A prompt put into the noise at every step would not be heard
+    where the noise is loud, and that is where the text is decided.)
 
     With self-conditioning the denoiser also sees an estimate of its own: in training half the time that made
     without one from the same x_t (Chen et al., 2023), in the bound always that, in sampling the last step's.
@@ -110,8 +121,8 @@ class DiffusionLM(nn.Module):
     def loss(self, tokens: Tensor, targets: Tensor, state: None = None) -> ModelLoss:
         """The loss of the text ``targets`` ``[B, T]``; ``tokens`` is not read.
 
-        ``content`` is the bound of :meth:`bound`: in training an estimate from the one step that is trained,
-        in evaluation also ``total``.
+        ``content`` is the bound of :meth:`bound`: in training an estimate from the one step that is trained
+        (at places not shown), in evaluation also ``total``.
 
         Raises:
             ValueError: more tokens than ``block_size``.
@@ -122,23 +133,23 @@ class DiffusionLM(nn.Module):
             return ModelLoss(bound, {"content": bound.detach()}, None)
         steps = self.config.diffusion_steps
         t = torch.randint(1, steps + 1, targets.shape[:1], device=targets.device)
-        clean, x0 = self._start(targets, torch.randn(*targets.shape, self.config.embed_dim, device=t.device))
-        x = self.noise.noised(x0, t, torch.randn_like(x0))
+        clean = self.table()[targets]
+        known = self._prompts(targets)
+        x = torch.where(known.unsqueeze(-1), clean, self.noise.noised(clean, t, torch.randn_like(clean)))
         before = torch.zeros_like(x)
         if torch.rand(()) < self.config.self_conditioning:
             with torch.no_grad():
-                before = self.denoiser(x, before, t)
+                before = self.denoiser(x, before, t, known)
             # Some releases of torch keep the weights that autocast has cast, here without their gradients.
             torch.clear_autocast_cache()
-        guess = self.denoiser(x, before, t)
-        wanted = torch.where((t == 1)[:, None, None], clean, x0)
-        denoising = (wanted - guess).square().mean()
-        prior = self.noise.kept[-1].item() * x0.square().mean()
-        rounding = F.cross_entropy(self.round(x0).flatten(0, 1).float(), targets.flatten())
+        guess = self.denoiser(x, before, t, known)
+        denoising = (clean - guess)[~known].square().mean()
+        prior = self.noise.kept[-1].item() * clean.square().mean()
+        rounding = self._rounding(targets, clean, torch.randn_like(clean)).mean()
         with torch.no_grad():
-            bound = self._fixed_terms(targets, x0) + steps * self._step_term(clean, x0, guess, t)
+            bound = (self._prior(clean) + steps * self._step_term(clean, guess, t))[~known].mean() + rounding
         terms = {
-            "content": bound.mean().float(),
+            "content": bound.float(),
             "denoising": denoising.detach(),
             "prior": prior.detach(),
             "rounding": rounding.detach(),
@@ -149,12 +160,13 @@ class DiffusionLM(nn.Module):
     def bound(self, tokens: Tensor, samples: int = 0) -> Tensor:
         """The variational bound on ``−log p(w)`` of texts ``[B, T]``, in nats a token, ``[B]`` float64.
 
-            ``E_q[ KL(q(x_T | x_0) ‖ N(0, I)) + Σ_{t=2}^T KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t))``
-            ``   + log q(x_0 | w) − log p(x_0 | x_1) − log p(w | x_0) ]``
+            ``KL(q(x_T | w) ‖ N(0, I)) + Σ_{t=1}^T E_q KL(q(x_{t−1} | x_t, w) ‖ p(x_{t−1} | x_t))``
+            ``    − E_q log p(w | x_0)``
 
-        with ``p(x_{t−1} | x_t) = q(x_{t−1} | x_t, x̂_0)`` and ``p(x_0 | x_1) = N(x̂_0, σ₀² I)``: the paper's
-        end-to-end bound. Its expectation is taken, as in the paper, at one draw of the noise for every t,
-        here of numbers that the text decides (:mod:`~phasefield.models.fixed_noise`).
+        with ``p(x_{t−1} | x_t) = q(x_{t−1} | x_t, Emb = f(x_t, t))``: the paper's end-to-end bound
+        ``E_q[log q(x_0 … x_T | w) − log p(w, x_0 … x_T)]``, its terms gathered so that each is a divergence.
+        Expectations are taken, as in the paper, at one draw of the noise for every t, here of numbers that
+        the text decides (:mod:`~phasefield.models.fixed_noise`).
 
         Args:
             tokens: int64.
@@ -165,9 +177,11 @@ class DiffusionLM(nn.Module):
         self._check_length(tokens)
         steps = self.config.diffusion_steps
         shape = (tokens.shape[1], self.config.embed_dim)
-        clean, x0 = self._start(tokens, fixed_normal(tokens, *shape).to(self.embedding.weight.dtype))
+        clean = self.table()[tokens]
+        rounding = self._rounding(tokens, clean, fixed_normal(tokens, *shape).to(clean.dtype))
+        total = (self._prior(clean) + rounding).mean(1)
+        nothing = torch.zeros_like(tokens, dtype=torch.bool)
         start = fixed_uniform(tokens, 1, stream=-1).squeeze(1)
-        total = self._fixed_terms(tokens, x0)
         shares = self.noise.step_shares().to(tokens.device)
         for sample in range(samples or steps):
             if samples:
@@ -175,12 +189,13 @@ class DiffusionLM(nn.Module):
                 scale = 1 / (samples * shares[t - 1])
             else:
                 t, scale = torch.full_like(tokens[:, 0], sample + 1), 1.0
-            noise = self._noise_of_step(tokens, t, shape).to(x0.dtype)
-            x = self.noise.noised(x0, t, noise)
-            guess = self.denoiser(x, torch.zeros_like(x), t)
+            # The step's number goes in as one more token.
+            noise = fixed_normal(torch.cat([tokens, t.unsqueeze(1)], dim=1), *shape, stream=1)
+            x = self.noise.noised(clean, t, noise.to(clean.dtype))
+            guess = self.denoiser(x, torch.zeros_like(x), t, nothing)
             if self.config.self_conditioning:
-                guess = self.denoiser(x, guess, t)
-            total = total + scale * self._step_term(clean, x0, guess, t)
+                guess = self.denoiser(x, guess, t, nothing)
+            total = total + scale * self._step_term(clean, guess, t).mean(1)
         return total
 
     def complete(
@@ -218,19 +233,16 @@ class DiffusionLM(nn.Module):
         eta: float = 0.0,
         clamp: bool = True,
     ) -> Iterator[Tensor]:
-        """Denoise what fits to the known tokens.
-
-        At each step the known places hold their own embeddings with that step's share of a noise drawn once,
-        and without any in the estimate that the denoiser sees.
+        """Denoise what fits to the known tokens, whose embeddings the denoiser sees without noise.
 
         Args:
             tokens: int64 ``[B, T]``; read where known.
-            known: bool ``[B, T]``.
+            known: bool ``[B, T]``. Trained are beginnings; known places elsewhere are taken as they come.
             sampling: of the tokens, at the end, and the source of the noise.
             sampler: ddpm takes all steps with their noise, ddim ``steps`` of them with η.
             steps: of ddim, a tenth of the process's if None.
             eta: of ddim, from 0 to 1; at 0 the noise drawn first decides everything.
-            clamp: replace each estimate of x_0 by the nearest embedding (the paper's clamping trick).
+            clamp: replace each estimate by the nearest embedding (the paper's clamping trick).
 
         Yields:
             The drafts ``[B, T]``, the last being the answer; known tokens stay.
@@ -243,7 +255,6 @@ class DiffusionLM(nn.Module):
             raise ValueError(f"eta is {eta}; it must be at least 0 and at most 1.")
         table = self.table()
         given = table[tokens.masked_fill(~known, 0)]
-        known_places = known.unsqueeze(-1)
 
         def noise() -> Tensor:
             return torch.randn(
@@ -252,16 +263,16 @@ class DiffusionLM(nn.Module):
 
         times = self._times(sampler, steps)
         eta = 1.0 if sampler == "ddpm" else eta
-        x = first = noise()
+        x = noise()
         before = torch.zeros_like(given)
         for t, to in zip(times, [*times[1:], 0], strict=True):
             t_row = torch.full(tokens.shape[:1], t, device=tokens.device)
-            x = torch.where(known_places, self.noise.noised(given, t_row, first), x)
-            guess = self.denoiser(x, torch.where(known_places, given, before), t_row)
+            x = torch.where(known.unsqueeze(-1), given, x)
+            guess = self.denoiser(x, before, t_row, known)
             before = guess if self.config.self_conditioning else before
             if clamp:
                 guess = table[_nearest(guess, table)]
-            x = self.noise.reverse_step(x, guess, t, to, eta, noise() if eta else first)
+            x = self.noise.reverse_step(x, guess, t, to, eta, noise() if eta else x)
             logits = self.round(guess)
             drawn = logits.argmax(-1) if to else sampling.draw(logits.flatten(0, 1))[0].view_as(tokens)
             yield torch.where(known, tokens, drawn)
@@ -282,31 +293,31 @@ class DiffusionLM(nn.Module):
             )
         return [math.ceil(every * left / steps) for left in range(steps, 0, -1)]
 
-    def _start(self, tokens: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """``Emb(w)``, and a draw of ``q(x_0 | w)``."""
-        clean = self.table()[tokens]
-        return clean, clean + math.sqrt(1 - self.noise.kept[1].item()) * noise
+    def _prompts(self, tokens: Tensor) -> Tensor:
+        """Which places of training texts ``[B, T]`` are shown."""
+        B, T = tokens.shape
+        prompted = torch.rand(B, 1, device=tokens.device) < PROMPTED
+        length = torch.randint(T, (B, 1), device=tokens.device)
+        return prompted & (torch.arange(T, device=tokens.device) < length)
 
-    def _fixed_terms(self, tokens: Tensor, x0: Tensor) -> Tensor:
-        """The bound's terms at x_T and at w, nats a token ``[B]`` float64."""
-        kept = self.noise.kept[-1].item()
-        dims = self.config.embed_dim
-        prior = 0.5 * (kept * x0.double().square().sum(-1) - dims * kept - dims * math.log1p(-kept))
-        rounding = F.cross_entropy(self.round(x0).transpose(1, 2).double(), tokens, reduction="none")
-        return (prior + rounding).mean(1)
+    def _prior(self, clean: Tensor) -> Tensor:
+        """``KL(q(x_T | w) ‖ N(0, I))`` of ``Emb(w)``, nats a token ``[B, T]`` float64."""
+        kept, variance = self.noise.kept[-1].item(), self.noise.variance[-1].item()
+        spread = self.config.embed_dim * (variance - 1 - math.log(variance))
+        return 0.5 * (kept * clean.double().square().sum(-1) + spread)
 
-    def _step_term(self, clean: Tensor, x0: Tensor, guess: Tensor, t: Tensor) -> Tensor:
-        """The bound's term of step t ``[B]``, nats a token ``[B]`` float64."""
-        error = (x0 - guess).double().square().sum(-1).mean(1)
-        # At t = 1: log q(x_0 | w) − log p(x_0 | x_1), two normal densities of variance σ₀².
-        first = error - (x0 - clean).double().square().sum(-1).mean(1)
-        variance = 1 - self.noise.kept[1].item()
-        later = self.noise.divergence_weight(t.clamp(min=2)) * error
-        return torch.where(t == 1, first / (2 * variance), later)
+    def _step_term(self, clean: Tensor, guess: Tensor, t: Tensor) -> Tensor:
+        """The divergence of step t ``[B]``, nats a token ``[B, T]`` float64."""
+        weight = self.noise.divergence_weight(t).unsqueeze(1)
+        return weight * (clean - guess).double().square().sum(-1)
 
-    def _noise_of_step(self, tokens: Tensor, t: Tensor, shape: tuple[int, int]) -> Tensor:
-        # The step's number goes in as one more token.
-        return fixed_normal(torch.cat([tokens, t.unsqueeze(1)], dim=1), *shape, stream=1)
+    def _rounding(self, tokens: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
+        """``−log p(w | x_0)`` of every token, ``[B, T]``."""
+        x0 = clean + math.sqrt(self.noise.variance[0].item()) * noise
+        logits = self.round(x0)
+        # float32, or what is more exact than that.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
 
     def _check_length(self, tokens: Tensor) -> None:
         if tokens.shape[1] > self.config.block_size:
