@@ -74,13 +74,13 @@ MODELS: dict[str, ModelEntry] = {
         IterativeThinkingConfig,
         IterativeThinking,
         sizes=_TRANSFORMER_SIZES,
-        training={"seq_len": 128, "batch_size": 8, "lr": 1e-3, "warmup_steps": 100, "cosine": True},
+        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
     ),
     "iterative_thinking_masked": ModelEntry(
         MaskedIterativeThinkingConfig,
         MaskedIterativeThinking,
         sizes=_TRANSFORMER_SIZES,
-        training={"seq_len": 128, "batch_size": 8, "lr": 1e-3, "warmup_steps": 100, "cosine": True},
+        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
         measure="masked cross-entropy",
     ),
     "diffusion_lm": ModelEntry(
@@ -91,9 +91,24 @@ MODELS: dict[str, ModelEntry] = {
             "small": {**_TRANSFORMER_SIZES["small"], "diffusion_steps": 500},
             "medium": {**_TRANSFORMER_SIZES["medium"], "diffusion_steps": 1000},
         },
-        training={"seq_len": 128, "batch_size": 8, "lr": 1e-3, "warmup_steps": 100, "cosine": True},
+        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
         measure="bound",
     ),
 }
 
-__all__ = ["MODELS", "Completes", "Landauer", "LandauerConfig", "ModelEntry", "ModelLoss"]
+__all__ = [
+    "MODELS",
+    "Completes",
+    "DiffusionLM",
+    "DiffusionLMConfig",
+    "IterativeThinking",
+    "IterativeThinkingConfig",
+    "Landauer",
+    "LandauerConfig",
+    "MaskedIterativeThinking",
+    "MaskedIterativeThinkingConfig",
+    "ModelEntry",
+    "ModelLoss",
+    "NanoGPT",
+    "NanoGPTConfig",
+]

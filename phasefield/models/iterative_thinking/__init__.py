@@ -1,6 +1,7 @@
 """Iterative Thinking: one block applied again and again to a state it carries, until the text has settled."""
 
-from .causal import IterativeThinking, IterativeThinkingConfig
+from .causal import IterativeThinking
+from .core import IterativeThinkingConfig
 from .masked import MaskedIterativeThinking, MaskedIterativeThinkingConfig
 
 __all__ = [

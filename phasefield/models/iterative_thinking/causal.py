@@ -1,19 +1,12 @@
 """Iterative Thinking that writes token after token."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..base import ModelLoss
 from ..cached_decoder import CachedDecoder, ExtendLayer
-from .core import ThinkingConfig, ThinkingCore, pondered
-
-
-@dataclass(frozen=True)
-class IterativeThinkingConfig(ThinkingConfig):
-    """The causal model's: ``iterations`` is how often every token is thought over."""
+from .core import IterativeThinkingConfig, ThinkingCore, pondered
 
 
 class IterativeThinking(CachedDecoder):

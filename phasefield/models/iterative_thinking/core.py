@@ -13,8 +13,8 @@ from ..transformer import TransformerBlock, check_fields, check_shape
 
 
 @dataclass(frozen=True)
-class ThinkingConfig:
-    """What the causal and the masked model share; width, layers and heads are the origin's.
+class IterativeThinkingConfig:
+    """The causal model's, and what the masked one shares with it; width, layers and heads are the origin's.
 
     Raises:
         ValueError: a value out of range.
@@ -33,7 +33,7 @@ class ThinkingConfig:
     dropout: float = 0.0
     """of attention weights and both branches of a block"""
     iterations: int = 6
-    """passes through the shared block, in training at most"""
+    """passes through the shared block: always so many if causal; if masked, at most so many in training"""
     gradient_iterations: int = 2
     """of these, the last that gradients go through; bounds the memory of training"""
     convergence_weight: float = 0.05
@@ -78,7 +78,7 @@ class ThinkingCore(nn.Module):
     ``W_e e + b`` is the same in all passes and computed once.
 
     Args:
-        config: see :class:`ThinkingConfig`.
+        config: see :class:`IterativeThinkingConfig`.
         num_tokens: rows of the embedding table (the masked model has one more than symbols).
         causal: whether a token sees only what came before it.
 
@@ -86,7 +86,7 @@ class ThinkingCore(nn.Module):
     al., "PonderNet: learning to ponder", 2021.
     """
 
-    def __init__(self, config: ThinkingConfig, num_tokens: int, causal: bool) -> None:
+    def __init__(self, config: IterativeThinkingConfig, num_tokens: int, causal: bool) -> None:
         super().__init__()
         self.config = config
         dim = config.hidden_dim

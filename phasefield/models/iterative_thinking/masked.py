@@ -12,7 +12,7 @@ from ..base import ModelLoss
 from ..drafting import UNDECIDED, Sampling, continue_in_blocks, last_draft
 from ..fixed_noise import fixed_uniform
 from ..transformer import check_fields
-from .core import ThinkingConfig, ThinkingCore, pondered
+from .core import IterativeThinkingConfig, ThinkingCore, pondered
 from .stopping import halting_logits, think
 
 DRAFTS = 32
@@ -20,8 +20,12 @@ DRAFTS = 32
 
 
 @dataclass(frozen=True)
-class MaskedIterativeThinkingConfig(ThinkingConfig):
-    """The masked model's: ``iterations`` counts for training only, and a cap for all else."""
+class MaskedIterativeThinkingConfig(IterativeThinkingConfig):
+    """The masked model's: ``iterations`` counts for training only, ``max_iterations`` for all else.
+
+    Raises:
+        ValueError: a value out of range.
+    """
 
     max_iterations: int = 200
     """passes after which a sequence stops if nothing has stopped it before; the origin's"""
