@@ -202,6 +202,14 @@ def saved_bytes(model, tokens):
 
 
 @each_kind
+def test_every_weight_has_a_gradient_also_from_a_single_pass(kind):
+    model = build(kind, iterations=1, gradient_iterations=1).train()
+    tokens = texts(4, 13).clamp(max=6)
+    model.loss(tokens[:, :-1], tokens[:, 1:]).total.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@each_kind
 def test_the_memory_of_training_does_not_grow_with_the_iterations(kind, monkeypatch):
     tokens = texts(4, 13).clamp(max=6)
     most = torch.randint

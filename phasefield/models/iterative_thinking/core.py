@@ -145,7 +145,7 @@ class ThinkingCore(nn.Module):
         """
         window = self.config.gradient_iterations
         before = int(torch.randint(self.config.iterations - window + 1, ()))
-        carried = None
+        carried = torch.zeros_like(projected)  # not None: every weight gets a gradient, also of a first pass
         with torch.no_grad():
             for _ in range(before):
                 _, carried = self.iterate(projected, carried)
@@ -156,8 +156,7 @@ class ThinkingCore(nn.Module):
             last = carried
             z, carried = self.iterate(projected, last)
             hidden.append(z)
-        change = carried if last is None else carried - last
-        return torch.stack(hidden), change.abs().float().mean()
+        return torch.stack(hidden), (carried - last).abs().float().mean()
 
 
 def pondered(costs: Tensor, halting: Tensor, rate: float) -> tuple[Tensor, Tensor]:
