@@ -20,7 +20,15 @@ from typing import Any, Literal
 from torch import nn
 
 from .base import Completes, ModelLoss
+from .diffusion_lm import DiffusionLM, DiffusionLMConfig
+from .iterative_thinking import (
+    IterativeThinking,
+    IterativeThinkingConfig,
+    MaskedIterativeThinking,
+    MaskedIterativeThinkingConfig,
+)
 from .landauer import Landauer, LandauerConfig
+from .nanogpt import NanoGPT, NanoGPTConfig
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,59 @@ class ModelEntry:
         return hasattr(self.model_class, "step")
 
 
-MODELS: dict[str, ModelEntry] = {
-    "landauer": ModelEntry(LandauerConfig, Landauer),
+_TRANSFORMER_SIZES = {
+    "tiny": {"hidden_dim": 128, "num_layers": 4, "num_heads": 4},
+    "small": {"hidden_dim": 256, "num_layers": 6, "num_heads": 8},
+    "medium": {"hidden_dim": 512, "num_layers": 8, "num_heads": 8},
 }
 
-__all__ = ["MODELS", "Completes", "Landauer", "LandauerConfig", "ModelEntry", "ModelLoss"]
+MODELS: dict[str, ModelEntry] = {
+    "landauer": ModelEntry(LandauerConfig, Landauer),
+    "nanogpt": ModelEntry(
+        NanoGPTConfig,
+        NanoGPT,
+        sizes=_TRANSFORMER_SIZES,
+        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+    ),
+    "iterative_thinking": ModelEntry(
+        IterativeThinkingConfig,
+        IterativeThinking,
+        sizes=_TRANSFORMER_SIZES,
+        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+    ),
+    "iterative_thinking_masked": ModelEntry(
+        MaskedIterativeThinkingConfig,
+        MaskedIterativeThinking,
+        sizes=_TRANSFORMER_SIZES,
+        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+        measure="masked cross-entropy",
+    ),
+    "diffusion_lm": ModelEntry(
+        DiffusionLMConfig,
+        DiffusionLM,
+        sizes={
+            "tiny": {**_TRANSFORMER_SIZES["tiny"], "diffusion_steps": 100},
+            "small": {**_TRANSFORMER_SIZES["small"], "diffusion_steps": 500},
+            "medium": {**_TRANSFORMER_SIZES["medium"], "diffusion_steps": 1000},
+        },
+        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+        measure="bound",
+    ),
+}
+
+__all__ = [
+    "MODELS",
+    "Completes",
+    "DiffusionLM",
+    "DiffusionLMConfig",
+    "IterativeThinking",
+    "IterativeThinkingConfig",
+    "Landauer",
+    "LandauerConfig",
+    "MaskedIterativeThinking",
+    "MaskedIterativeThinkingConfig",
+    "ModelEntry",
+    "ModelLoss",
+    "NanoGPT",
+    "NanoGPTConfig",
+]
