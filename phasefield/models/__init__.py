@@ -21,6 +21,7 @@ from torch import nn
 
 from .base import Completes, ModelLoss
 from .landauer import Landauer, LandauerConfig
+from .mamba import MambaConfig, MambaLM
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,26 @@ class ModelEntry:
 
 MODELS: dict[str, ModelEntry] = {
     "landauer": ModelEntry(LandauerConfig, Landauer),
+    "mamba": ModelEntry(
+        MambaConfig,
+        MambaLM,
+        sizes={
+            "tiny": {"dim": 128, "num_layers": 4, "d_state": 8},
+            "small": {"dim": 256, "num_layers": 6, "d_state": 16},
+            "medium": {"dim": 512, "num_layers": 8, "d_state": 16},
+        },
+        # The paper's: AdamW with these two, and five times the rate of a GPT-3 of that size.
+        training={"lr": 3e-3, "beta2": 0.95, "weight_decay": 0.1, "cosine": True},
+    ),
 }
 
-__all__ = ["MODELS", "Completes", "Landauer", "LandauerConfig", "ModelEntry", "ModelLoss"]
+__all__ = [
+    "MODELS",
+    "Completes",
+    "Landauer",
+    "LandauerConfig",
+    "MambaConfig",
+    "MambaLM",
+    "ModelEntry",
+    "ModelLoss",
+]
