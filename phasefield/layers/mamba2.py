@@ -18,8 +18,9 @@ class Mamba2(nn.Module):
         ``out_t = x_t + W_out norm_g((h_t C_t + D v_t) · silu(z_t))``
 
     with one Δ, A and D for each of the ``expand · dim / head_dim`` heads, whose state h is ``[head_dim,
-    d_state]``; B and C are shared by the heads of a group, and norm_g is over a group's channels. Parameters have the names of mamba_ssm's, norm_g
-    aside. It starts as the paper has it: ``−A`` uniform in [1, 16], D at 1, Δ log-uniform in [0.001, 0.1].
+    d_state]``; B and C are shared by the heads of a group, and norm_g is over a group's channels.
+    Parameters have the names of mamba_ssm's, norm_g aside. It starts as the paper has it: ``−A`` uniform in
+    [1, 16], D at 1, Δ log-uniform in [0.001, 0.1].
 
     Weight decay is to spare A_log, D and dt_bias, marked ``_no_weight_decay``, besides all biases and norms.
 
