@@ -64,7 +64,7 @@ def patch_mamba() -> MambaPatch:
 
     Outputs, gradients and generated tokens are those of transformers' own PyTorch code up to rounding; states
     are computed in float32 whatever the model's dtype. mamba_ssm is not used, also where it is installed.
-    Gradients flow through a decoding step as they do without the patch.
+    A decoding step under grad mode has gradients.
 
     Before transformers 5.15, a mixer whose activation is not SiLU, or whose ``dt_proj`` is no plain
     ``nn.Linear`` (quantised, or with an adapter), keeps transformers' own loop.
@@ -192,7 +192,8 @@ def _update(
 ) -> Tensor:
     given = (state, x, dt, A, B, C, D, z, dt_bias)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given):
-        y, new_state = selective_scan_step(x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+        # A copy, because the graph keeps it and the state is overwritten.
+        y, new_state = selective_scan_step(x, dt, A, B, C, D, z, dt_bias, dt_softplus, state.clone())
         state.copy_(new_state)
         return y
     return selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
