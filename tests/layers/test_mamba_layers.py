@@ -70,13 +70,14 @@ def test_the_block_is_the_papers_loop():
 
 def test_the_mamba2_block_is_transformers_mixer():
     modeling = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")
-    layer = moved(mamba2(bias=True, norm_eps=1e-4))
+    # With one group: the norm by groups is mamba_ssm's, and came late to transformers.
+    layer = moved(mamba2(groups=1, bias=True, norm_eps=1e-4))
     config = modeling.Mamba2Config(
         hidden_size=12,
         state_size=7,
         head_dim=3,
         num_heads=8,
-        n_groups=2,
+        n_groups=1,
         use_bias=True,
         layer_norm_epsilon=1e-4,
         chunk_size=4,
@@ -89,6 +90,41 @@ def test_the_mamba2_block_is_transformers_mixer():
     y, _ = layer(x)
     # Float32 on both sides, in other orders: sums of a few hundred products of order 1.
     torch.testing.assert_close(y, x + mixer(layer.norm(x)), rtol=1e-5, atol=1e-5)
+
+
+def test_the_mamba2_block_is_the_papers_loop():
+    layer = moved(mamba2()).double()  # 8 heads of 3 channels in 2 groups, 7 states
+    x = torch.randn(2, 9, 12, dtype=torch.float64)
+    normed = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * layer.norm.weight
+    z, mixed, dt = (normed @ layer.in_proj.weight.T).split([24, 24 + 2 * 14, 8], -1)
+    padded = F.pad(mixed, (0, 0, 3, 0))
+    mixed = sum(padded[:, k : k + 9] * layer.conv1d.weight[:, 0, k] for k in range(4)) + layer.conv1d.bias
+    v, B, C = (mixed * mixed.sigmoid()).split([24, 14, 14], -1)
+    dt = torch.log1p(torch.exp(dt + layer.dt_bias))
+    outputs = []
+    for head in range(8):
+        group, own = head // 4, slice(3 * head, 3 * head + 3)
+        S = torch.zeros(2, 3, 7, dtype=torch.float64)
+        read = []
+        for t in range(9):
+            step = dt[:, t, head, None, None]
+            key, query = (projection[:, t, None, 7 * group : 7 * group + 7] for projection in (B, C))
+            S = torch.exp(-step * layer.A_log[head].exp()) * S + step * v[:, t, own, None] * key
+            read.append((S * query).sum(-1) + layer.D[head] * v[:, t, own])
+        outputs.append(torch.stack(read, 1))
+    gated = (torch.cat(outputs, -1) * z * z.sigmoid()).unflatten(-1, (2, 12))
+    gated = (gated / (gated.square().mean(-1, keepdim=True) + 1e-5).sqrt()).flatten(-2)
+    expected = x + (gated * layer.gate_norm.weight) @ layer.out_proj.weight.T
+    y, state = layer(x)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(state.ssm[:, -1], S)
+    parameters = list(layer.parameters())
+    for mine, theirs in zip(
+        torch.autograd.grad(y.square().sum(), parameters),
+        torch.autograd.grad(expected.square().sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
 
 
 @every_layer
