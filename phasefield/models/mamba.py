@@ -44,7 +44,7 @@ class MambaConfig:
     """of the RMS norms"""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "dim", "num_layers", "d_state", "d_conv", "expand", "dt_rank"):
+        for name in ("dim", "num_layers", "d_state", "d_conv", "expand", "dt_rank"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be at least 1.")
