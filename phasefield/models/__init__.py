@@ -28,6 +28,7 @@ from .iterative_thinking import (
     MaskedIterativeThinkingConfig,
 )
 from .landauer import Landauer, LandauerConfig
+from .mamba import MambaConfig, MambaLM
 from .nanogpt import NanoGPT, NanoGPTConfig
 
 
@@ -64,6 +65,17 @@ _TRANSFORMER_SIZES = {
 
 MODELS: dict[str, ModelEntry] = {
     "landauer": ModelEntry(LandauerConfig, Landauer),
+    "mamba": ModelEntry(
+        MambaConfig,
+        MambaLM,
+        sizes={
+            "tiny": {"dim": 128, "num_layers": 4, "d_state": 8},
+            "small": {"dim": 256, "num_layers": 6, "d_state": 16},
+            "medium": {"dim": 512, "num_layers": 8, "d_state": 16},
+        },
+        # The paper's: AdamW with these two, and five times the rate of a GPT-3 of that size.
+        training={"lr": 3e-3, "beta2": 0.95, "weight_decay": 0.1, "cosine": True},
+    ),
     "nanogpt": ModelEntry(
         NanoGPTConfig,
         NanoGPT,
@@ -105,6 +117,8 @@ __all__ = [
     "IterativeThinkingConfig",
     "Landauer",
     "LandauerConfig",
+    "MambaConfig",
+    "MambaLM",
     "MaskedIterativeThinking",
     "MaskedIterativeThinkingConfig",
     "ModelEntry",
