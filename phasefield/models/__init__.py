@@ -22,6 +22,8 @@ from torch import nn
 from .base import Completes, ModelLoss
 from .landauer import Landauer, LandauerConfig
 
+Measure = Literal["cross-entropy", "masked cross-entropy", "bound"]
+
 
 @dataclass(frozen=True)
 class ModelEntry:
@@ -40,7 +42,7 @@ class ModelEntry:
     model_class: type[nn.Module]
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    measure: Literal["cross-entropy", "masked cross-entropy", "bound"] = "cross-entropy"
+    measure: Measure = "cross-entropy"
 
     @property
     def causal(self) -> bool:
@@ -52,4 +54,4 @@ MODELS: dict[str, ModelEntry] = {
     "landauer": ModelEntry(LandauerConfig, Landauer),
 }
 
-__all__ = ["MODELS", "Completes", "Landauer", "LandauerConfig", "ModelEntry", "ModelLoss"]
+__all__ = ["MODELS", "Completes", "Landauer", "LandauerConfig", "Measure", "ModelEntry", "ModelLoss"]
