@@ -8,7 +8,8 @@ A model is built from a frozen config dataclass whose first field is ``vocab_siz
   from a generator of the model's own.
 - a causal model: ``logits, state = model(tokens, state)``, for decoding ``logits, state = model.step(token,
   state)``, and ``model.init_state(batch)``;
-- another one: ``model.complete(prompt, length, …)``, see :class:`Completes`.
+- another one: ``model.complete(prompt, length, …)``, see :class:`Completes`;
+- where it is not six times its parameters: ``model.training_flops_per_token(seq_len)``.
 
 Adam's weight decay spares parameters of fewer than two dimensions and those marked ``_no_weight_decay``.
 """
@@ -36,6 +37,7 @@ class ModelEntry:
         training: the training flags whose defaults are the model's own, by field of ``TrainConfig``.
         measure: what the loss's ``content`` is, in nats a token: the cross-entropy of the next token, that of
             masked tokens only, or a bound on the cross-entropy.
+        width: the config field that a comparison changes to match models' numbers of parameters.
     """
 
     config_class: type[Any]
@@ -43,6 +45,7 @@ class ModelEntry:
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     measure: Measure = "cross-entropy"
+    width: str = "hidden_dim"
 
     @property
     def causal(self) -> bool:
