@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
-from ..models import ModelEntry
 from ..training.flags import flags_of_size, known_model
 
 CLOSE = 0.02
@@ -53,8 +52,8 @@ def match(name: str, size: str, vocab_size: int, seq_len: int, target: int | Non
     entry = known_model(name)
     base = flags_of_size(name, size) if entry.sizes else {}
     if target is not None:
-        base[entry.width] = _width(name, entry, base, vocab_size, target)
-    model = _build(entry, base, vocab_size)
+        base[entry.width] = _width(name, entry.width, base, vocab_size, target)
+    model = build(name, base, vocab_size)
     parameters = count_parameters(model)
     own = getattr(model, "training_flops_per_token", None)
     flops = own(seq_len) if own else 6.0 * parameters
@@ -67,13 +66,13 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _width(name: str, entry: ModelEntry, base: dict[str, Any], vocab_size: int, target: int) -> int:
+def _width(name: str, field: str, base: dict[str, Any], vocab_size: int, target: int) -> int:
     @cache
     def count(width: int) -> int | None:
         if width < 1:
             return None
         try:
-            return count_parameters(_build(entry, {**base, entry.width: width}, vocab_size))
+            return count_parameters(build(name, {**base, field: width}, vocab_size))
         except ValueError:
             return None
 
@@ -85,8 +84,7 @@ def _width(name: str, entry: ModelEntry, base: dict[str, Any], vocab_size: int, 
     def off(width: int) -> float:
         return abs(count(width) / target - 1)
 
-    config = _build(entry, base, vocab_size).config
-    estimate = float(getattr(config, entry.width))
+    estimate = float(getattr(build(name, base, vocab_size).config, field))
     for _ in range(16):
         nearest = min(allowed_near(estimate, 8), key=lambda width: abs(width - estimate), default=None)
         if nearest is None:
@@ -103,10 +101,13 @@ def _width(name: str, entry: ModelEntry, base: dict[str, Any], vocab_size: int, 
     best = min(candidates, key=off, default=None)
     if best is None or off(best) > ALLOWED:
         nearest = "" if best is None else f"; the nearest is {best}, with {count(best):,}"
-        raise UsageError(f"no {entry.width} gives {name} about {target:,} parameters{nearest}.")
+        raise UsageError(f"no {field} gives {name} about {target:,} parameters{nearest}.")
     return best
 
 
-def _build(entry: ModelEntry, model_flags: dict[str, Any], vocab_size: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # a look at a model draws nothing from the caller's generator
+def build(name: str, model_flags: dict[str, Any], vocab_size: int) -> nn.Module:
+    """A model with the weights that seed 0 gives it; torch's generator stays where it is."""
+    entry = known_model(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         return entry.model_class(entry.config_class(vocab_size, **model_flags))

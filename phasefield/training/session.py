@@ -142,7 +142,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
     with reported(ValueError, OSError, RuntimeError):
         corpus = load_corpus(run.dataset, run.data_path)
     accelerator = _accelerator(run)
-    started_on = {"text_sha256": _fingerprint(corpus), "processes": accelerator.num_processes}
+    started_on = {"text_sha256": fingerprint(corpus), "processes": accelerator.num_processes}
     # Other processes take the main one's weights, and need random numbers of their own.
     torch.manual_seed(run.seed + accelerator.process_index)
     entry = known_model(flags.model)
@@ -238,7 +238,8 @@ def _check_same_start(checkpoint: Path, started_on: dict[str, Any]) -> None:
         )
 
 
-def _fingerprint(corpus: Corpus) -> str:
+def fingerprint(corpus: Corpus) -> str:
+    """The SHA-256 of a text and of where it is cut."""
     digest = hashlib.sha256(corpus.train.encode())
     digest.update(b"\0")
     digest.update(corpus.validation.encode())
