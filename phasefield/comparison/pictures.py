@@ -1,5 +1,6 @@
 """The pictures of a comparison."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ def draw_validation(path: Path, results: dict[str, Any]) -> None:
         line, mean = _LINES[model["measure"]], content.mean(0)
         axes.plot(tokens, mean, line, marker=marker, color=colour, linewidth=1.5, markersize=4, label=label)
         axes.fill_between(tokens, content.min(0), content.max(0), color=colour, alpha=0.15, linewidth=0)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set(
         xlabel="training tokens",
         ylabel="validation (nats per token)",
@@ -56,6 +58,7 @@ def draw_decoding(path: Path, results: dict[str, Any]) -> None:
     memory.set(title="memory: solid at most, dotted kept of the text", ylabel="MiB beside the weights")
     for axes in (speed, memory):
         axes.set(xscale="log", yscale="log", xlabel="tokens of the prompt")
+        _whole_decades(axes)
         _finish(axes)
     ticks = sorted({int(length) for model in results["models"].values() for length in model["decoding"]})
     for axes in (speed, memory):
@@ -68,6 +71,12 @@ def draw_decoding(path: Path, results: dict[str, Any]) -> None:
 def _styled(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str, str]]:
     for number, (name, model) in enumerate(results["models"].items()):
         yield name, model, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+
+
+def _whole_decades(axes: Any) -> None:
+    """Let a logarithmic axis end at powers of ten, so that a small difference looks small."""
+    low, high = (math.log10(value) for value in (axes.dataLim.ymin, axes.dataLim.ymax))
+    axes.set_ylim(10 ** math.floor(low), 10 ** max(math.ceil(high), math.floor(low) + 1))
 
 
 def _finish(axes: Any) -> None:
