@@ -1,5 +1,6 @@
 """Training and decoding: tokens a second, and the memory that is taken."""
 
+import dataclasses
 import os
 import statistics
 import time
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..data import RandomWindows
-from ..training.carried import named_tensors
 from ..training.config import TrainConfig
 from ..training.optimizer import make_optimizer
 
@@ -126,7 +126,12 @@ def peak_bytes(function: Callable[[], None], device: torch.device) -> int:
 
 
 def _tensors(state: Any) -> list[Tensor]:
-    return list(named_tensors(state).values())
+    """The tensors of a state, among whatever else it has."""
+    if isinstance(state, Tensor):
+        return [state]
+    if dataclasses.is_dataclass(state):
+        state = [getattr(state, field.name) for field in dataclasses.fields(state)]
+    return [tensor for part in state for tensor in _tensors(part)] if isinstance(state, list | tuple) else []
 
 
 def _seconds(function: Callable[[], None], device: torch.device) -> float:
