@@ -44,6 +44,7 @@ class Conversation:
         Raises:
             ValueError: characters outside the vocabulary, or nothing at all; the text stays as it was.
         """
+        self._tokenizer.encode(line)  # alone first: a complaint counts from the line's own beginning
         start = "" if self.at_line_start else self._line_break
         ids = self._tokenizer.encode(start + line + self._line_break).to(self._device).unsqueeze(0)
         if not ids.shape[1]:
