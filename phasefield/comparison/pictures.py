@@ -50,7 +50,7 @@ def draw_decoding(path: Path, results: dict[str, Any]) -> None:
         style = dict(marker=marker, color=colour, linewidth=1.5, markersize=4)
         speed.plot(lengths, [cell["tokens_per_second"] for cell in cells], label=name, **style)
         memory.plot(lengths, [cell["peak_bytes"] / 2**20 for cell in cells], **style)
-        if all(cell["state_bytes"] is not None for cell in cells):
+        if all(cell["state_bytes"] for cell in cells):
             memory.plot(
                 lengths, [cell["state_bytes"] / 2**20 for cell in cells], linestyle=":", **style, alpha=0.6
             )
@@ -75,8 +75,10 @@ def _styled(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str,
 
 def _whole_decades(axes: Any) -> None:
     """Let a logarithmic axis end at powers of ten, so that a small difference looks small."""
-    low, high = (math.log10(value) for value in (axes.dataLim.ymin, axes.dataLim.ymax))
-    axes.set_ylim(10 ** math.floor(low), 10 ** max(math.ceil(high), math.floor(low) + 1))
+    values = [value for line in axes.lines for value in line.get_ydata() if value > 0]
+    if values:
+        low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+        axes.set_ylim(10**low, 10 ** max(high, low + 1))
 
 
 def _finish(axes: Any) -> None:
