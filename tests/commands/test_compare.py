@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 from pathlib import Path
@@ -14,12 +15,14 @@ from phasefield import command_line
 from phasefield.cli import dispatch
 from phasefield.comparison.judge import Judge
 from phasefield.data import RandomWindows, load_corpus
+from phasefield.models import MODELS as REGISTRY
 from phasefield.training import evaluate, load_model
 from phasefield.training.run_folder import RunFolder
+from tests.machinery.toy_models import TOYS
 
 MODELS = ("toy_recurrent", "toy_bigram", "toy_filler")
 COMPARE = (
-    f"compare --models {' '.join(MODELS)} --data-path text.txt --device cpu --steps 12 --seeds 2 "
+    f"compare --models {' '.join(MODELS)} --data-path text.txt --device cpu --steps 3 --seeds 2 "
     "--seq-len 8 --batch-size 2 --prompt-lengths 5 40 --parameters 1300"
 )
 
@@ -39,8 +42,10 @@ def results_in(folder):
     return json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
 
 
-def test_a_comparison_trains_all_alike_and_reports_what_it_measured(call, monkeypatch):
-    given = {}
+@pytest.fixture(scope="module")
+def whole(trained, tmp_path_factory):
+    """A comparison's folder, and which inputs the models were given for each seed and index."""
+    folder, given = tmp_path_factory.mktemp("compared"), {}
     fetch = RandomWindows.batch
 
     def spy(self, index):
@@ -49,17 +54,27 @@ def test_a_comparison_trains_all_alike_and_reports_what_it_measured(call, monkey
             given.setdefault((self.seed, index), []).append(inputs)
         return inputs, targets
 
-    monkeypatch.setattr(RandomWindows, "batch", spy)
-    code, output, error = call(f"{COMPARE} --save-dir whole")
-    assert (code, error) == (0, "")
-    assert "[6/6] toy_filler, seed 1" in output
-    results = results_in("whole")
+    shutil.copy(trained / "text.txt", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(RandomWindows, "batch", spy)
+        for name, entry in TOYS.items():
+            patch.setitem(REGISTRY, name, entry)
+        assert command_line.run(dispatch, f"{COMPARE} --save-dir whole".split()) == 0
+    return folder, given
 
-    # The same batches for all three, in both trainings (and in measuring, from seed 0).
-    assert {(seed, index) for seed in (0, 1) for index in range(12)} <= given.keys()
+
+def test_all_models_read_the_same_batches(whole):
+    _, given = whole
+    # In both trainings, and in measuring from seed 0.
+    assert {(seed, index) for seed in (0, 1) for index in range(3)} <= given.keys()
     assert all(inputs.equal(batch[0]) for batch in given.values() for inputs in batch)
-    assert all(len(given[1, index]) == 3 for index in range(12))
+    assert all(len(given[1, index]) == 3 for index in range(3))
 
+
+def test_a_comparison_reports_what_can_be_measured_again(whole, toys, monkeypatch):
+    monkeypatch.chdir(whole[0])
+    results = results_in("whole")
     corpus = load_corpus(data_path="text.txt")
     for name, of_model in results["models"].items():
         assert abs(of_model["parameters"] / 1300 - 1) < 0.1
@@ -68,7 +83,7 @@ def test_a_comparison_trains_all_alike_and_reports_what_it_measured(call, monkey
             assert sum(p.numel() for p in model.parameters()) == of_model["parameters"]
             again = evaluate(model, tokenizer.encode(corpus.validation), 2, 8)
             last = of_model["validations"][seed][-1]
-            assert last["step"] == 12
+            assert last["step"] == 3
             assert last["content"] == pytest.approx(again.terms["content"], rel=1e-6)
             samples = of_model["texts"][seed]["samples"]
             assert all(sample["prompt"] in corpus.validation for sample in samples)
@@ -98,12 +113,11 @@ def test_a_comparison_trains_all_alike_and_reports_what_it_measured(call, monkey
         assert picture in report
 
 
-def test_an_interrupted_comparison_goes_on_where_it_stopped(call, monkeypatch):
-    assert call(f"{COMPARE} --save-dir whole")[0] == 0
+def test_an_interrupted_comparison_goes_on_where_it_stopped(whole, call, monkeypatch):
     fetch = RandomWindows.batch
 
     def interrupting(self, index):
-        if self.seed == 1 and index == 5:
+        if self.seed == 1 and index == 1:
             monkeypatch.setattr(RandomWindows, "batch", fetch)
             os.kill(os.getpid(), signal.SIGINT)
         return fetch(self, index)
@@ -113,7 +127,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(call, monkeypatch):
     assert code == 130
     assert "interrupted; phasefield compare --resume --save-dir parts goes on" in output
     done = [
-        *Path("parts").rglob("*seed0/step-000012/trainer.safetensors"),
+        *Path("parts").rglob("*seed0/step-000003/trainer.safetensors"),
         *Path("parts").rglob("*-training.json"),
     ]
     assert len(done) == 6
@@ -123,14 +137,15 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(call, monkeypatch):
     assert code == 0
     assert not re.search(r"^\[\d/6\] .* seed 0$", output, re.M)
     assert before == [path.stat().st_mtime_ns for path in done]
+    folders = (whole[0] / "whole", Path("parts"))
     for name in MODELS:
-        files = [RunFolder(f"{folder}/runs/{name}-seed1").latest() for folder in ("whole", "parts")]
-        whole, parts = (load_file(file / "model.safetensors") for file in files)
-        assert all(whole[key].equal(parts[key]) for key in whole)
-    whole, parts = results_in("whole"), results_in("parts")
+        files = [RunFolder(folder / "runs" / f"{name}-seed1").latest() for folder in folders]
+        one, two = (load_file(file / "model.safetensors") for file in files)
+        assert all(one[key].equal(two[key]) for key in one)
+    one, two = map(results_in, folders)
     for name in MODELS:
         for what in ("validations", "texts", "parameters", "steps"):
-            assert whole["models"][name][what] == parts["models"][name][what]
+            assert one["models"][name][what] == two["models"][name][what]
 
     code, output, _ = call("compare --resume --save-dir parts")  # all is done: nothing is made again
     assert (code, output.count("\n")) == (0, 1)
@@ -142,7 +157,7 @@ def test_an_interrupted_measurement_is_made_again_and_the_others_are_kept(call, 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    one = f"{COMPARE.replace('--seeds 2', '--seeds 1')} --save-dir parts"
+    one = f"{COMPARE.replace('--seeds 2', '--seeds 1').replace('toy_filler', '')} --save-dir parts"
     decoding_speed = compare.decoding_speed
     monkeypatch.setattr(compare, "decoding_speed", interrupted)
     assert call(one)[::2] == (130, "interrupted\n")
@@ -168,7 +183,7 @@ def test_the_budget_says_how_many_steps_each_trains(budget, steps, call, monkeyp
         "phasefield.compare.training_speed",
         lambda *_: {"tokens_per_second": 16.0, "seconds_per_step": 1.0, "peak_bytes": 1},
     )
-    line = COMPARE.replace("--steps 12 --seeds 2", f"{budget} --seeds 1").replace("toy_filler", "")
+    line = COMPARE.replace("--steps 3 --seeds 2", f"{budget} --seeds 1").replace("toy_filler", "")
     assert call(f"{line} --save-dir new")[0] == 0
     for name, of_model in results_in("new")["models"].items():
         expected = steps[name] or max(1, round(640_000 / (6 * of_model["parameters"] * 16)))
