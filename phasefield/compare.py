@@ -1,9 +1,11 @@
 """``phasefield compare``: train several models alike and compare what they learned, write and cost."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +37,17 @@ def run(arguments: Sequence[str]) -> int:
     """Train, measure and report; 0 when all is done, 128 plus the signal's number when one stopped it."""
     plan, material = _open(arguments)
     comparison = _Comparison(plan, material)
-    comparison.measure_training()
-    if stopped_by := comparison.train():
-        print(f"interrupted; phasefield compare --resume --save-dir {plan.folder} goes on")
-        return 128 + stopped_by
-    comparison.measure_models()
-    comparison.report()
-    return 0
+    try:
+        comparison.measure_training()
+        stopped_by = comparison.train()
+        if stopped_by is None:
+            comparison.measure_models()
+            comparison.report()
+            return 0
+    except KeyboardInterrupt:
+        stopped_by = signal.SIGINT
+    print(f"interrupted; phasefield compare --resume --save-dir {plan.folder} goes on")
+    return 128 + stopped_by
 
 
 def _open(arguments: Sequence[str]) -> tuple[Plan, Material]:
@@ -120,19 +126,14 @@ class _Comparison:
     @out_of_memory_reported()
     def measure_models(self) -> None:
         """What the trained models write, and how fast."""
-        folder, material = self._plan.folder / "measurements", self._material
-        critic: Critic | None = None
-        written = [(run_name(*run), run) for run in self._runs()]
-        for title, run in [("validation", None), *written]:
-
-            def texts(title: str = title, run: tuple[str, int] | None = run) -> dict[str, Any]:
-                nonlocal critic
-                critic = critic or Critic(material.corpus)
-                self._console.print(f"reading what is written: {title}")
-                text = material.continuations if run is None else self._written(*run)
-                return judged(critic, material.tokenizer, material.prompts, text)
-
-            kept(folder / f"{title}-text.json", texts)
+        folder, continuations = self._plan.folder / "measurements", self._material.continuations
+        kept(folder / "validation-text.json", lambda: self._judged("validation", continuations))
+        for run in self._runs():
+            title = run_name(*run)
+            kept(
+                folder / f"{title}-text.json",
+                lambda run=run, title=title: self._judged(title, self._written(*run)),
+            )
         for name in self._plan.matched:
             kept(folder / f"{name}-decoding.json", lambda name=name: self._decoding(name))
 
@@ -158,6 +159,14 @@ class _Comparison:
         config = self._plan.config(name, TrainConfig.steps, 0)
         model = build(name, model_flags, self._material.tokenizer.vocab_size)
         return training_speed(model, self._material.train, config, self._device)
+
+    @cached_property
+    def _critic(self) -> Critic:
+        return Critic(self._material.corpus)
+
+    def _judged(self, title: str, continuations: Tensor) -> dict[str, Any]:
+        self._console.print(f"reading what is written: {title}")
+        return judged(self._critic, self._material.tokenizer, self._material.prompts, continuations)
 
     def _written(self, name: str, seed: int) -> Tensor:
         model, _ = load_model(self._checkpoint(name, seed), self._device)

@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str]) -> RunFlags:
     if saved is not None and saved.model == name:
         size, run, of_model = where.size or saved.size, saved.run, saved.model_flags
     else:
-        size, run, of_model = where.size, TrainConfig(**entry.training), flags_of_size(name, where.size)
+        size, run, of_model = where.size, _own_defaults(entry, where.steps), flags_of_size(name, where.size)
     model_class = _without_vocabulary(entry.config_class)
     flags_class = make_dataclass(
         "Flags",
@@ -66,7 +66,16 @@ def _read_ahead(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--save-dir", "--save_dir", nargs="?", default=TrainConfig.save_dir)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--size", nargs="?")
+    parser.add_argument("--steps", nargs="?")
     return parser.parse_known_args(arguments)[0]
+
+
+def _own_defaults(entry: ModelEntry, steps: str | None) -> TrainConfig:
+    """The model's own training defaults, its warm-up no longer than a run of so many steps."""
+    run = TrainConfig(**entry.training)
+    if steps is not None and steps.isdecimal():
+        run = replace(run, warmup_steps=min(run.warmup_steps, int(steps)))
+    return run
 
 
 def _size_field(entry: ModelEntry, size: str | None) -> list[tuple[str, Any, Any]]:

@@ -127,6 +127,7 @@ def test_a_model_has_training_defaults_of_its_own_that_flags_beat():
     run = parse(["toy_recurrent", "--lr", "0.5"]).run
     assert (run.lr, run.seq_len, run.weight_decay, run.batch_size) == (0.5, 16, 0.1, 8)
     assert run == replace(parse(["toy_recurrent"]).run, lr=0.5)
+    assert (run.warmup_steps, parse(["toy_recurrent", "--steps", "30"]).run.warmup_steps) == (100, 30)
 
 
 def test_the_help_shows_the_models_own_defaults(capsys):
