@@ -10,31 +10,30 @@ import numpy as np
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _MARKERS = "osD^vP*"
-_LINES = {"cross-entropy": "-", "masked cross-entropy": ":", "bound": "--"}
 
 
 def draw_validation(path: Path, results: dict[str, Any]) -> None:
-    """Validation content over training tokens: the mean of the seeds, and their range."""
+    """Validation content over training tokens: the mean of the seeds, and their range; a panel a measure."""
     from matplotlib.figure import Figure  # its own canvas: no pyplot, no display, no global state
 
-    figure = Figure(figsize=(7.5, 4.5), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
+    measures = list(dict.fromkeys(model["measure"] for model in results["models"].values()))
+    figure = Figure(figsize=(4.5 * max(len(measures), 1.5), 4.2), dpi=120, layout="constrained")
+    panels = dict(zip(measures, figure.subplots(1, len(measures), squeeze=False)[0], strict=True))
     tokens_per_step = results["batch_size"] * results["seq_len"]
     for name, model, colour, marker in _styled(results):
+        axes = panels[model["measure"]]
         tokens = [scores["step"] * tokens_per_step for scores in model["validations"][0]]
         content = np.array([[scores["content"] for scores in seed] for seed in model["validations"]])
-        label = name if model["measure"] == "cross-entropy" else f"{name} ({model['measure']})"
-        line, mean = _LINES[model["measure"]], content.mean(0)
-        axes.plot(tokens, mean, line, marker=marker, color=colour, linewidth=1.5, markersize=4, label=label)
+        style = dict(marker=marker, color=colour, linewidth=1.5, markersize=4)
+        axes.plot(tokens, content.mean(0), label=name, **style)
         axes.fill_between(tokens, content.min(0), content.max(0), color=colour, alpha=0.15, linewidth=0)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set(
-        xlabel="training tokens",
-        ylabel="validation (nats per token)",
-        title=f"{results['corpus']}: mean and range of {results['seeds']} seeds",
-    )
-    _finish(axes)
-    axes.legend(frameon=False, fontsize="small")
+    for measure, axes in panels.items():
+        axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.set(xlabel="training tokens", ylabel="nats per token", title=measure)
+        _finish(axes)
+        axes.legend(frameon=False, fontsize="small")
+    figure.suptitle(f"{results['corpus']}: validation, mean and range of {results['seeds']} seeds")
     figure.savefig(path)
 
 

@@ -107,7 +107,7 @@ def test_a_comparison_reports_what_can_be_measured_again(whole, toys, monkeypatc
     )
     assert f"| {mean:.4f} ± " in re.search(r"^\| toy_bigram \|.*$", report, re.M)[0]
     assert report.count("| toy_recurrent | `") == 8
-    for picture, size in (("validation", (900, 540)), ("decoding", (1200, 504))):
+    for picture, size in (("validation", (1080, 504)), ("decoding", (1200, 504))):
         header = Path(f"whole/{picture}.png").read_bytes()[:24]
         assert struct.unpack(">II", header[16:]) == size
         assert picture in report
