@@ -63,3 +63,14 @@ def poisoned_memory(monkeypatch):
     for name in POISONED:
         monkeypatch.setattr(torch, name, poisoning(getattr(torch, name)))
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoning(torch.Tensor.new_empty))
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """Let the commands know the models of tests/machinery/toy_models.py."""
+    from phasefield.models import MODELS
+    from tests.machinery.toy_models import TOYS
+
+    for name, entry in TOYS.items():
+        monkeypatch.setitem(MODELS, name, entry)
+    return TOYS

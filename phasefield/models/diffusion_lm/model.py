@@ -213,12 +213,23 @@ class DiffusionLM(nn.Module):
         The sampling arguments shape the last step, where embeddings are rounded to tokens; what the text
         says is mostly decided by the noise before, which they leave as it is.
         """
-        sampling = Sampling(temperature, top_k, top_p, generator)
-        return last_draft(self.complete_steps(prompt, length, sampling), prompt)
+        drafts = self.complete_steps(
+            prompt, length, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
+        )
+        return last_draft(drafts, prompt)
 
-    def complete_steps(self, prompt: Tensor, length: int, sampling: Sampling) -> Iterator[Tensor]:
+    def complete_steps(
+        self,
+        prompt: Tensor,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
         """How the answer of :meth:`complete` settles: drafts ``[B, n]``, each step's likeliest tokens."""
-        infill = partial(self.infill, sampling=sampling)
+        infill = partial(self.infill, sampling=Sampling(temperature, top_k, top_p, generator))
         return continue_in_blocks(infill, prompt, length, self.config.block_size)
 
     @torch.no_grad()
