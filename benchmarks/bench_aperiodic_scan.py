@@ -1,4 +1,4 @@
-"""aperiodic_scan against the loop that Landauer LLM's cell is written as. Nothing else solves what is not linear."""
+"""aperiodic_scan against the loop that Landauer LLM's cell is written as; no other package solves it."""
 
 import torch
 from torch import Tensor

@@ -31,7 +31,7 @@ def inputs(shape: Shape, dtype: torch.dtype) -> Inputs:
 
 
 def work(shape: Shape, *, delta: bool) -> Work:
-    # Step by step, the least: decay, outer product and its sum, reading; the delta rule reads at the key, too.
+    # Step by step, the least: decay, outer product and its sum, reading; the delta rule also reads a key.
     steps = shape["B"] * shape["T"] * shape["H"]
     return Work(flops=(7 if delta else 5) * steps * shape["K"] ** 2, special=steps, backward=2)
 

@@ -1,4 +1,4 @@
-"""linoss_scan against a loop over positions and velocities, and LinOSS's own way, an associative scan of 2×2 maps."""
+"""linoss_scan against a loop, and LinOSS's own way, an associative scan of 2×2 maps."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""``pytest benchmarks --benchmark-only``: options, the race of each test, the file that rows are stored in."""
+"""``pytest benchmarks --benchmark-only``: options, the race of each test, the file that keeps the rows."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "full: timed with --full alone")
     config.stash[RUN] = {"rows": [], "races": {}}
 
 

@@ -29,6 +29,9 @@ PACKAGES = (
 COPY_SIZES = (1 << 16, 1 << 20, 1 << 24, 1 << 28)
 """Bytes read and written by the copies whose rate is measured: from a core's cache to memory."""
 
+PRODUCT = 1024
+"""Rows and columns of the matrix product whose rate is measured; eight times as many on a GPU."""
+
 
 def this_device() -> str:
     """``"cuda"`` where there is a GPU, else ``"cpu"``."""
@@ -114,7 +117,7 @@ def rates(device: str, clock: Clock | None = None, budget: float = 0.3) -> dict[
         source = torch.randn(size // 8, device=device)
         target = torch.empty_like(source)
         copies[str(size)] = round(size / best(lambda s=source, t=target: t.copy_(s)) / 1e9, 2)
-    products, width = {}, 8192 if device == "cuda" else 1024
+    products, width = {}, PRODUCT * (8 if device == "cuda" else 1)
     for name in ("float32", "bfloat16"):
         a, b = (torch.randn(width, width, device=device).to(getattr(torch, name)) for _ in range(2))
         products[name] = round(2 * width**3 / best(lambda a=a, b=b: a @ b) / 1e9, 2)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-# Otherwise the profiler writes two lines a call to the terminal.
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+# Above the highest level there is: otherwise the profiler writes two lines a call to the terminal.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 
 def peak_bytes(call: Callable[[], object], device: str) -> int:

@@ -28,8 +28,8 @@ class Precision(NamedTuple):
     tolerance: float
 
 
-# Some twenty steps of a few roundings each, which gradients multiply by ten to a hundred; then one rounding of a
-# factor of each product, in tf32 and in bfloat16.
+# Some twenty steps of a few roundings each, which gradients multiply by ten to a hundred; in tf32 and
+# bfloat16 a rounding of the factors of each product.
 EXACT = Precision(torch.float64, 1e-10)
 SINGLE = Precision(torch.float32, 5e-5)
 TF32 = Precision(torch.float32, 5e-3)
@@ -59,8 +59,8 @@ class Peer:
 
     Attributes:
         name: in the tables.
-        run: takes what ``layout`` returns, by name, and returns the output. A step's also takes ``state``, which
-            it overwrites.
+        run: takes what ``layout`` returns, by name, and returns the output. A step's also takes ``state``,
+            which it overwrites.
         layout: the op's inputs → the peer's own layout and constants, made before the clock starts.
         restore: the peer's output in the op's layout; only to prove that both are the same.
         package: what must be installed.
@@ -149,19 +149,27 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class Race:
-    """One comparison: an op's backends and peers on the same inputs."""
+    """One comparison: an op's backends and peers on the same inputs.
+
+    Attributes:
+        operation, shape, dtype: of what.
+        pass_: one of the four above.
+        part: of the report: ``typical``, ``long``, ``further`` or ``lengths``.
+        quick: timed without ``--full``.
+    """
 
     operation: Operation
     shape: Shape
     dtype: torch.dtype
     pass_: str
+    part: str
     quick: bool
 
     def __str__(self) -> str:
         sizes = "-".join(f"{name}{size}" for name, size in self.shape.items())
         variant = self.operation.variant.replace(" ", "_")
         dtype = str(self.dtype).removeprefix("torch.")
-        return "-".join(part for part in (variant, sizes, dtype, self.pass_) if part)
+        return "-".join(word for word in (variant, self.part, sizes, dtype, self.pass_) if word)
 
 
 def races(operation: Operation) -> Iterator[Race]:
@@ -169,14 +177,16 @@ def races(operation: Operation) -> Iterator[Race]:
     passes = (FORWARD, TRAINING) if operation.gradients else (FORWARD,)
     typical, long = operation.shapes
     for dtype, pass_ in product((torch.float32, torch.bfloat16), passes):
-        yield Race(operation, typical, dtype, pass_, quick=True)
+        yield Race(operation, typical, dtype, pass_, "typical", quick=True)
     if operation.step is not None:
+        token = {name: size for name, size in typical.items() if name != "T"}
         for dtype in (torch.float32, torch.bfloat16):
-            yield Race(operation, {n: s for n, s in typical.items() if n != "T"}, dtype, STEP, quick=True)
+            yield Race(operation, token, dtype, STEP, "typical", quick=True)
     for dtype, pass_ in product((torch.float32, torch.bfloat16), passes):
-        yield Race(operation, long, dtype, pass_, quick=dtype == torch.float32)
+        yield Race(operation, long, dtype, pass_, "long", quick=dtype == torch.float32)
     for shape, pass_ in product(operation.further, passes):
-        yield Race(operation, shape, torch.float32, pass_, quick=False)
+        yield Race(operation, shape, torch.float32, pass_, "further", quick=False)
     if operation.scaling is not None:
         for pass_, length in product((FORWARD, TRAINING, STREAM), LENGTHS):
-            yield Race(operation, {**operation.scaling, "T": length}, torch.float32, pass_, quick=False)
+            shape = {**operation.scaling, "T": length}
+            yield Race(operation, shape, torch.float32, pass_, "lengths", quick=False)

@@ -242,6 +242,7 @@ def run_race(race: Race, device: str, clock: Clock, measured: dict[str, Any]) ->
         rows[competitor.name] = {
             "op": race.operation.name,
             "variant": race.operation.variant,
+            "part": race.part,
             "pass": race.pass_,
             "dtype": dtype,
             "shape": dict(race.shape),

@@ -7,7 +7,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-IDENTITY = ("op", "variant", "pass", "dtype", "shape", "competitor")
+IDENTITY = ("op", "variant", "part", "pass", "dtype", "shape", "competitor")
 
 
 def identity(row: Row) -> str:

@@ -91,7 +91,7 @@ FLA_DELTA = Peer(
 
 
 def accelerated_scan(a: Tensor, u: Tensor) -> Tensor:
-    """accelerated-scan's warp kernel on ``[B, T, D, N]``: it wants ``[B, channels, T]``, T a power of 2 from 32."""
+    """The warp kernel of accelerated-scan on ``[B, T, D, N]``; its own is ``[B, channels, T]``."""
     from accelerated_scan.warp import scan
 
     length = u.shape[1]
