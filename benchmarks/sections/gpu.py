@@ -14,8 +14,8 @@ def predicted_times(data: Path) -> str:
         data,
         "predicted.json",
         "Predicted GPU times",
-        "**Predicted, not measured**: the largest of bytes over bandwidth, tensor operations over their rate, "
-        "issue slots and special functions over theirs, and the latency of launches.",
+        "**Predicted, not measured**: the largest of bytes over bandwidth, tensor operations over "
+        "their rate, issue slots and special functions over theirs, and the latency of launches.",
         "python -m benchmarks.gpu_report",
     )
 

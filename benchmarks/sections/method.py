@@ -31,7 +31,7 @@ def machines(data: Path) -> str:
         text = f"`{file.name}.json`: {'; '.join(_settings(file.settings[0]))}."
         if loads:
             text += f" Load when a race began, our own process included: {min(loads)} to {max(loads)}."
-        parts += [f"### {file.machine}", text, _runs(file)]
+        parts += [f"### {file.machine}: settings", text, _runs(file)]
     return "\n\n".join(parts)
 
 

@@ -17,7 +17,7 @@ def at_a_glance(data: Path) -> str:
     ]
     for file in measured(data):
         parts += [
-            f"### {file.machine}",
+            f"### {file.machine}: speed",
             f"![times over the fastest peer's](docs/benchmarks/{file.name}-speed.png)",
         ]
         rows = []

@@ -46,7 +46,7 @@ def number(value: float | None) -> str:
     """Three digits that count: ``0.0123``, ``1.23``, ``12.3``, ``1,230``."""
     if value is None:
         return ""
-    if abs(value) >= 100:
+    if abs(value) >= 99.95:
         return f"{float(f'{value:.3g}'):,.0f}"
     return f"{value:#.3g}"
 
