@@ -83,14 +83,14 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    # With a "+" if files that git knows are changed; None outside a checkout.
+    # With a "+" if Python files are changed (data are, by measuring); None outside a checkout.
     def git(*arguments: str) -> str:
         command = ("git", "-C", ROOT, *arguments)
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     try:
         commit = git("rev-parse", "--short=12", "HEAD")
-        return commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return commit + ("+" if git("status", "--porcelain", "--untracked-files=no", "*.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -58,12 +58,15 @@ def test_a_commit_with_changed_files_is_marked(monkeypatch, tmp_path):
 
     monkeypatch.setattr(machine, "ROOT", tmp_path)
     git("init")
-    (tmp_path / "file").write_text("one")
+    (tmp_path / "data.json").write_text("one")
+    (tmp_path / "file.py").write_text("one")
     git("add", ".")
     git("commit", "-m", "one")
     clean = machine.settings("cpu")["commit"]
     assert len(clean) == 12
-    (tmp_path / "file").write_text("two")
+    (tmp_path / "data.json").write_text("two")
+    assert machine.settings("cpu")["commit"] == clean
+    (tmp_path / "file.py").write_text("two")
     assert machine.settings("cpu")["commit"] == clean + "+"
 
 
