@@ -14,8 +14,8 @@ Call = Callable[[], object]
 SAMPLE = 2e-3
 """Seconds that a sample lasts at least: shorter calls are repeated within it."""
 
-ROUNDS = (5, 50)
-"""Fewest and most samples of a competitor."""
+FEWEST, FEW, MOST = 3, 5, 50
+"""Samples of a competitor: from five on the budget ends them, from three on three times the budget."""
 
 
 class Clock(Protocol):
@@ -75,21 +75,21 @@ def in_turns(calls: Mapping[str, Call], clock: Clock, budget: float) -> dict[str
     Args:
         calls: by competitor.
         clock: of the device.
-        budget: seconds for all together; they get at least five rounds, whatever that takes.
+        budget: seconds for all together; they get five rounds at least, or three long ones.
     """
     repeats = {}
     for name, call in calls.items():
         clock.seconds(call, 1)
         repeats[name] = max(1, round(SAMPLE / max(clock.seconds(call, 1), 1e-7)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    fewest, most = ROUNDS
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         begin = time.perf_counter()
-        for done in range(most):
-            if done >= fewest and time.perf_counter() - begin > budget:
+        for done in range(MOST):
+            spent = time.perf_counter() - begin
+            if (done >= FEW and spent > budget) or (done >= FEWEST and spent > 3 * budget):
                 break
             for name, call in calls.items():
                 samples[name].append(clock.seconds(call, repeats[name]) / repeats[name])

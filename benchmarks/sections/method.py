@@ -8,9 +8,17 @@ from .tables import Measured, measured, number, table
 PROSE = Path(__file__).parent
 
 
-def introduction(_: Path) -> str:
-    """What is and what is not here."""
-    return (PROSE / "introduction.md").read_text(encoding="utf-8")
+NO_GPU = """\
+**Nothing on this page has been timed on a GPU.** Measured times are those of the PyTorch forms on a CPU. What a
+GPU's owner finds here about the fused kernels is *predicted*, from machine code and counted bytes, and kept apart."""
+
+
+def introduction(data: Path) -> str:
+    """What is and what is not here; above all, whether anything was timed on a GPU."""
+    devices = {run["device"]: run["cpu"] for file in measured(data) for run in file.settings}
+    cards = sorted(device for device, cpu in devices.items() if device != cpu)
+    timed = f"Timed on these GPUs: {', '.join(cards)}. All else is measured on a CPU." if cards else NO_GPU
+    return (PROSE / "introduction.md").read_text(encoding="utf-8").replace("{timed}", timed)
 
 
 def how_it_is_measured(_: Path) -> str:

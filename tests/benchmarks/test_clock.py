@@ -3,7 +3,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.clock import REPLAY, ROUNDS, SAMPLE, CpuClock, CudaClock, Replay, in_turns, quartiles
+from benchmarks import clock
+from benchmarks.clock import (
+    FEW,
+    FEWEST,
+    MOST,
+    REPLAY,
+    SAMPLE,
+    CpuClock,
+    CudaClock,
+    Replay,
+    in_turns,
+    quartiles,
+)
 
 
 class CountingClock:
@@ -21,7 +33,7 @@ def test_competitors_take_turns_after_warming_up():
     order = []
     calls = {name: lambda name=name: order.append(name) or name for name in "abc"}
     in_turns(calls, CountingClock({"a": 1.0, "b": 1.0, "c": 1.0}), budget=0)
-    assert "".join(order) == "aabbcc" + "abc" * ROUNDS[0]
+    assert "".join(order) == "aabbcc" + "abc" * FEWEST
 
 
 def test_a_short_call_is_repeated_and_its_time_divided():
@@ -33,20 +45,27 @@ def test_a_short_call_is_repeated_and_its_time_divided():
             return super().seconds(call, repeats)
 
     samples = in_turns({"x": lambda: "x"}, Clock({"x": 1e-5}), budget=0)
-    assert asked == [1, 1] + [round(SAMPLE / 1e-5)] * ROUNDS[0]
-    assert samples["x"] == pytest.approx([1e-5] * ROUNDS[0])
+    assert asked == [1, 1] + [round(SAMPLE / 1e-5)] * FEWEST
+    assert samples["x"] == pytest.approx([1e-5] * FEWEST)
 
 
-def test_rounds_end_with_the_budget_or_at_the_most():
-    calls = {"x": lambda: "x"}
-    assert len(in_turns(calls, CountingClock({"x": 1.0}), budget=60)["x"]) == ROUNDS[1]
-    assert len(in_turns(calls, CountingClock({"x": 1.0}), budget=0)["x"]) == ROUNDS[0]
+@pytest.mark.parametrize(("budget", "rounds"), [(0.9, FEWEST), (2, FEW), (8, 9), (1e6, MOST)])
+def test_rounds_end_with_the_budget_but_not_before_there_are_a_few(monkeypatch, budget, rounds):
+    now = [0.0]
+
+    class Clock(CountingClock):
+        def seconds(self, call, repeats):
+            now[0] += 1.0
+            return super().seconds(call, repeats)
+
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    assert len(in_turns({"x": lambda: "x"}, Clock({"x": 1.0}), budget)["x"]) == rounds
 
 
 def test_the_garbage_collector_waits_and_comes_back_even_after_an_error():
     states = []
     in_turns({"x": lambda: states.append(gc.isenabled()) or "x"}, CountingClock({"x": 1.0}), budget=0)
-    assert states == [True] * 2 + [False] * ROUNDS[0]
+    assert states == [True] * 2 + [False] * FEWEST
     assert gc.isenabled()
     calls = iter([None, None])
     with pytest.raises(StopIteration):
@@ -79,8 +98,8 @@ def test_the_gpu_clock_flushes_before_the_first_event_and_waits_for_the_last():
             return 250.0  # milliseconds
 
     cuda = SimpleNamespace(Event=Event, synchronize=lambda: log.append("wait"))
-    clock = CudaClock(cuda, flush=lambda: log.append("flush"))
-    assert clock.seconds(lambda: log.append("call"), 2) == 0.25
+    on_gpu = CudaClock(cuda, flush=lambda: log.append("flush"))
+    assert on_gpu.seconds(lambda: log.append("call"), 2) == 0.25
     assert log == ["flush", "begin", "call", "call", "end", "wait", "read"]
 
 
@@ -89,11 +108,11 @@ def test_quartiles_are_those_of_the_samples():
 
 
 def test_a_replayed_sample_lasts_as_long_as_it_did():
-    clock = Replay()
-    play = clock.player([0.5, 0.25])
-    begin = clock()
+    replay = Replay()
+    play = replay.player([0.5, 0.25])
+    begin = replay()
     play()
-    assert clock() - begin == 0.5
+    assert replay() - begin == 0.5
     play()
-    assert clock() - begin == 0.75
+    assert replay() - begin == 0.75
     assert REPLAY() == 0.0

@@ -54,11 +54,12 @@ def test_the_page_is_what_the_stored_data_say():
     assert report.PAGE.read_text(encoding="utf-8") == report.page(), told
 
 
-def test_the_page_says_that_nothing_was_timed_on_a_gpu():
-    assert "**Nothing on this page has been timed on a GPU.**" in report.page()
-    for path in report.DATA.glob("measured-*.json"):
-        settings, _ = store.read(path)
-        assert all(run["device"] == run["cpu"] for run in settings), "then the introduction is wrong"
+def test_the_page_says_whether_anything_was_timed_on_a_gpu(data):
+    assert "**Nothing on this page has been timed on a GPU.**" in method.introduction(data)
+    store.merge(data / "measured-card.json", SETTINGS | {"device": "a card"}, [row("phasefield triton", 1.0)])
+    told = method.introduction(data)
+    assert "Timed on these GPUs: a card." in told
+    assert "Nothing on this page" not in told
 
 
 def test_every_picture_of_the_page_is_there():
