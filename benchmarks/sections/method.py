@@ -9,8 +9,9 @@ PROSE = Path(__file__).parent
 
 
 NO_GPU = """\
-**Nothing on this page has been timed on a GPU.** Measured times are those of the PyTorch forms on a CPU. What a
-GPU's owner finds here about the fused kernels is *predicted*, from machine code and counted bytes, and kept apart."""
+**Nothing on this page has been timed on a GPU.** Measured times are those of the PyTorch forms on a CPU. What
+a GPU's owner finds here about the fused kernels is *predicted*, from machine code and counted bytes, and kept
+apart."""
 
 
 def introduction(data: Path) -> str:
