@@ -14,8 +14,8 @@ from .memory import peak_bytes
 from .operation import EXACT, FORWARD, PIECE, SINGLE, STEP, STREAM, TRAINING, Inputs, Operation, Peer, Race
 
 OURS = "phasefield"
-SMALL = 1 << 18
-"""Largest input, in numbers, that the reference is timed on."""
+SHORT = 256
+"""The longest T that the reference is timed at."""
 
 SECONDS = 1.5
 """For the samples of all competitors of a race."""
@@ -38,7 +38,7 @@ class Competitor(NamedTuple):
 def competitors(race: Race, device: str) -> Iterator[Competitor]:
     """Our backends that run on the device (the reference at small sizes alone), then the peers."""
     backends = ["triton", "torch"] if device == "cuda" else ["torch"]
-    if race.pass_ in (FORWARD, TRAINING) and race.quick and race.shape.get("T", 0) <= 256:
+    if race.pass_ in (FORWARD, TRAINING) and race.quick and race.shape.get("T", 0) <= SHORT:
         backends.append("reference")
     yield from (Competitor(f"{OURS} {backend}", None, backend) for backend in backends)
     if race.pass_ != STREAM:
