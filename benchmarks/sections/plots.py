@@ -32,14 +32,18 @@ def _speed(file: Measured, path: Path) -> Path:
     figure = Figure(figsize=(8, 0.27 * len(bars) + 1.1), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     colors = [_BLUE if factor >= 1 else _ORANGE for factor, *_ in bars]
-    axes.barh(range(len(bars)), [factor for factor, *_ in bars], color=colors, height=0.7)
+    axes.barh(range(len(bars)), [factor - 1 for factor, *_ in bars], left=1, color=colors, height=0.7)
     for index, (factor, _, peer) in enumerate(bars):
         axes.annotate(
             f" {factor:.2g}×  {peer}", (max(factor, 1), index), va="center", fontsize=7, color=_GREY
         )
     axes.axvline(1, color=_GREY, linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_xlim(0.3, max(factor for factor, *_ in bars) * 4)
+    least, most = bars[0][0], bars[-1][0]
+    axes.set_xlim(min(least, 1) / 1.2, max(most, 1) * 3)
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if least / 1.2 <= tick <= most * 3]
+    axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
+    axes.minorticks_off()
     axes.set_yticks(range(len(bars)), [name for _, name, _ in bars], fontsize=8)
     axes.set_xlabel("times as fast as the fastest peer (named), forward and backward, float32")
     axes.set_title(file.machine, fontsize=10)

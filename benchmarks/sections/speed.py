@@ -7,47 +7,51 @@ from ..race import OURS
 from ..store import Row
 from .tables import Measured, measured, number, sizes, table, title
 
+BESIDE = (
+    *("op", "shape", "ours, ms", "peer, ms", "fastest peer", "ours is faster by"),
+    *("ratio to bound", "bound by", "ours, MB", "peer, MB"),
+)
+WORST = ("op", "shape", "pass", "dtype", "ms", "ratio", "bound by")
+ROWS = (
+    *("pass", "variant", "shape", "dtype", "competitor", "median, ms", "quartiles, ms"),
+    *("GB/s", "GFLOP/s", "ratio", "bound by", "MB"),
+)
+
 
 def at_a_glance(data: Path) -> str:
-    """For every op our fastest backend beside the fastest peer; then the worst ratios to the bound."""
+    """For every op our time beside the fastest peer's; steps; the worst ratios to the bound."""
     parts = [
         "## At a glance",
-        "Forward and backward (of `hebbian_update_` the update), float32, measured: our fastest backend "
-        "beside the fastest peer.",
+        "Forward and backward (of `hebbian_update_` the update), float32, measured: ours beside the "
+        "fastest of the peers.",
     ]
     for file in measured(data):
         parts += [
             f"### {file.machine}: speed",
             f"![times over the fastest peer's](docs/benchmarks/{file.name}-speed.png)",
-        ]
-        rows = []
-        for ours, peer in pairs(file):
-            rows.append((
-                title(ours), sizes(ours), ours["median_ms"], peer["median_ms"], peer["competitor"],
-                f"{number(peer['median_ms'] / ours['median_ms'])}×", ours["ratio"], ours["limit"],
-                ours["peak_mb"], peer["peak_mb"],
-            ))  # fmt: skip
-        parts.append(table(
-            ("op", "shape", "ours, ms", "peer, ms", "fastest peer", "ours is faster by", "ratio to bound",
-             "bound by", "ours, MB", "peer, MB"), rows,
-        ))  # fmt: skip
-        parts += _steps(file)
-        worst = sorted(_candidates(file.rows), key=lambda row: -row["ratio"])[:10]
-        parts += [
+            table(BESIDE, [_beside(ours, peer) for ours, peer in pairs(file)]),
+            "**One decoding step**, float32, µs:",
+            table(("op", "shape", "ours", "peers"), _steps(file)),
             "**The worst ratios to the bound**, steps aside:",
-            table(
-                ("op", "shape", "pass", "dtype", "ms", "ratio", "bound by"),
-                [
-                    (title(r), sizes(r), r["pass"], r["dtype"], r["median_ms"], r["ratio"], r["limit"])
-                    for r in worst
-                ],
-            ),
+            table(WORST, [_ratio(row) for row in _worst(file.rows)]),
         ]
     return "\n\n".join(parts)
 
 
+def _beside(ours: Row, peer: Row) -> list[object]:
+    faster = f"{number(peer['median_ms'] / ours['median_ms'])}×"
+    return [
+        *(title(ours), sizes(ours), ours["median_ms"], peer["median_ms"], peer["competitor"], faster),
+        *(ours["ratio"], ours["limit"], ours["peak_mb"], peer["peak_mb"]),
+    ]
+
+
+def _ratio(row: Row) -> list[object]:
+    return [title(row), sizes(row), *(row[n] for n in ("pass", "dtype", "median_ms", "ratio", "limit"))]
+
+
 def pairs(file: Measured) -> list[tuple[Row, Row]]:
-    """Our fastest row and the fastest peer's of every float32 race of the typical and the long shape."""
+    """Our row and the fastest peer's of every float32 race of the typical and the long shape."""
     found = []
     for race in by_race(file.rows):
         first = race[0]
@@ -69,35 +73,28 @@ def by_race(rows: Iterable[Row]) -> list[list[Row]]:
 
 
 def _ours(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if row["competitor"].startswith(OURS)]
+    # The reference is the definition, and not meant to be fast.
+    return [r for r in rows if r["competitor"].startswith(OURS) and "reference" not in r["competitor"]]
 
 
 def _fastest(rows: Iterable[Row]) -> Row:
     return min(rows, key=lambda row: row["median_ms"])
 
 
-def _candidates(rows: Iterable[Row]) -> list[Row]:
-    # The definition is not meant to be fast, and a step's time is that of calling it.
-    return [
-        row
-        for row in _ours(rows)
-        if row["part"] in ("typical", "long")
-        and row["pass"] != "step"
-        and "reference" not in row["competitor"]
-    ]
+def _worst(rows: Iterable[Row], count: int = 10) -> list[Row]:
+    whole = [row for row in _ours(rows) if row["part"] in ("typical", "long") and row["pass"] != "step"]
+    return sorted(whole, key=lambda row: -row["ratio"])[:count]
 
 
-def _steps(file: Measured) -> list[str]:
+def _steps(file: Measured) -> list[list[object]]:
     rows = []
     for race in by_race(file.rows):
         if race[0]["pass"] == "step" and race[0]["dtype"] == "float32":
             ours = _fastest(_ours(race))
-            peers = [row for row in race if row not in _ours(race)]
+            peers = [row for row in race if not row["competitor"].startswith(OURS)]
             others = ", ".join(f"{row['competitor']} {number(row['median_ms'] * 1e3)}" for row in peers)
-            rows.append((title(ours), sizes(ours), ours["median_ms"] * 1e3, others))
-    return (
-        ["**One decoding step**, float32, µs:", table(("op", "shape", "ours", "peers"), rows)] if rows else []
-    )
+            rows.append([title(ours), sizes(ours), ours["median_ms"] * 1e3, others])
+    return rows
 
 
 def every_row(data: Path) -> str:
@@ -119,18 +116,15 @@ def every_row(data: Path) -> str:
 
 
 def _rows_table(rows: list[Row]) -> str:
-    columns = ("pass", "variant", "shape", "dtype", "competitor", "median, ms", "quartiles, ms", "GB/s",
-               "GFLOP/s", "ratio", "bound by", "MB")  # fmt: skip
-    variants = any(row["variant"] for row in rows)
     cells = []
     for race in by_race(rows):
         for row in sorted(race, key=lambda row: row["median_ms"]):
             quartiles = f"{number(row['q1_ms'])} to {number(row['q3_ms'])}"
             name = f"**{row['competitor']}**" if row["competitor"].startswith(OURS) else row["competitor"]
             cells.append([
-                row["pass"], row["variant"], sizes(row), row["dtype"], name, row["median_ms"], quartiles,
-                row["gb_s"], row["gflop_s"], row["ratio"], row["limit"], row["peak_mb"],
+                *(row["pass"], row["variant"], sizes(row), row["dtype"], name, row["median_ms"], quartiles),
+                *(row[column] for column in ("gb_s", "gflop_s", "ratio", "limit", "peak_mb")),
             ])  # fmt: skip
-    if not variants:
-        columns, cells = columns[:1] + columns[2:], [row[:1] + row[2:] for row in cells]
-    return table(columns, cells)
+    if any(row["variant"] for row in rows):
+        return table(ROWS, cells)
+    return table(ROWS[:1] + ROWS[2:], [row[:1] + row[2:] for row in cells])
