@@ -22,6 +22,7 @@ SECTIONS: tuple[Section, ...] = (
     method.introduction,
     speed.at_a_glance,
     scaling.lengths,
+    scaling.sizes,
     training.runs,
     gpu.predicted_times,
     gpu.machine_code,

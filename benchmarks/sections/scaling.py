@@ -5,6 +5,7 @@ from pathlib import Path
 from ..operation import FORWARD, PIECE, STREAM, TRAINING
 from ..race import OURS
 from ..store import Row
+from .speed import BESIDE, beside, pairs
 from .tables import Measured, measured, number, table
 
 Curve = dict[int, Row]
@@ -50,4 +51,14 @@ def lengths(data: Path) -> str:
         parts.append(f"<details><summary>{len(found)} scans</summary>")
         parts.append(table(columns, rows))
         parts.append("</details>")
+    return "\n\n".join(parts)
+
+
+def sizes(data: Path) -> str:
+    """Other widths, numbers of states and heads: our time beside the fastest peer's."""
+    parts = ["## Over widths, states and heads", "As above; compare with the typical shape there."]
+    for file in measured(data):
+        rows = [beside(ours, peer) for ours, peer in pairs(file, ("further",))]
+        if rows:
+            parts += [f"### {file.machine}: sizes", table(BESIDE, rows)]
     return "\n\n".join(parts)

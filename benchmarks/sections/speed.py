@@ -1,6 +1,6 @@
 """Measured times: each op beside its best peer, the ratios to the bound, every row."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ..race import OURS
@@ -29,7 +29,7 @@ def at_a_glance(data: Path) -> str:
         parts += [
             f"### {file.machine}: speed",
             f"![times over the fastest peer's](docs/benchmarks/{file.name}-speed.png)",
-            table(BESIDE, [_beside(ours, peer) for ours, peer in pairs(file)]),
+            table(BESIDE, [beside(ours, peer) for ours, peer in pairs(file)]),
             "**One decoding step**, float32, µs:",
             table(("op", "shape", "ours", "peers"), _steps(file)),
             "**The worst ratios to the bound**, steps aside:",
@@ -38,7 +38,8 @@ def at_a_glance(data: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _beside(ours: Row, peer: Row) -> list[object]:
+def beside(ours: Row, peer: Row) -> list[object]:
+    """A line of a table with the columns :data:`BESIDE`."""
     faster = f"{number(peer['median_ms'] / ours['median_ms'])}×"
     return [
         *(title(ours), sizes(ours), ours["median_ms"], peer["median_ms"], peer["competitor"], faster),
@@ -50,13 +51,13 @@ def _ratio(row: Row) -> list[object]:
     return [title(row), sizes(row), *(row[n] for n in ("pass", "dtype", "median_ms", "ratio", "limit"))]
 
 
-def pairs(file: Measured) -> list[tuple[Row, Row]]:
-    """Our row and the fastest peer's of every float32 race of the typical and the long shape."""
+def pairs(file: Measured, parts: Collection[str] = ("typical", "long")) -> list[tuple[Row, Row]]:
+    """Our row and the fastest peer's of every float32 race of some parts, with gradients if it has any."""
     found = []
     for race in by_race(file.rows):
         first = race[0]
         wanted = "forward" if first["op"] == "hebbian_update_" else "forward+backward"
-        if first["part"] in ("typical", "long") and (first["dtype"], first["pass"]) == ("float32", wanted):
+        if first["part"] in parts and (first["dtype"], first["pass"]) == ("float32", wanted):
             peers = [row for row in race if not row["competitor"].startswith(OURS)]
             if peers:
                 found.append((_fastest(_ours(race)), _fastest(peers)))

@@ -107,6 +107,17 @@ def test_lengths_are_told_whole_and_streamed_or_how_to_measure_them(data):
     assert "--full --store benchmarks/data/measured-toy.json" in scaling.lengths(data)
 
 
+def test_other_sizes_are_set_beside_the_fastest_peer(data):
+    wider = {"part": "further", "shape": {"B": 2, "D": 9}}
+    store.merge(
+        data / "measured-toy.json",
+        SETTINGS,
+        [row("phasefield torch", 3.0, **wider), row("loop", 1.5, **wider)],
+    )
+    assert "| `toy_scan` | B 2, D 9 | 3.00 | 1.50 | loop | 0.500× |" in scaling.sizes(data)
+    assert "D 9" not in speed.at_a_glance(data)
+
+
 def test_machines_are_told_with_their_settings(data):
     told = method.machines(data)
     for words in (
