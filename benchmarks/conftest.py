@@ -20,6 +20,7 @@ def pytest_addoption(parser):
     group.addoption(
         "--store", type=Path, metavar="FILE", help="merge the rows into this JSON file (made if missing)"
     )
+    group.addoption("--note", default="", help="words on the run, kept with its settings")
 
 
 def pytest_configure(config):
@@ -38,6 +39,7 @@ def run(pytestconfig) -> dict[str, Any]:
     device = this_device()
     run = pytestconfig.stash[RUN]
     run |= {"device": device, "clock": clock_for(device), "settings": settings(device)}
+    run["settings"]["note"] = pytestconfig.getoption("--note")
     run["settings"]["rates"] = rates(device, run["clock"])
     return run
 

@@ -32,7 +32,7 @@ MAMBA = Peer(
     lambda y: y.transpose(1, 2),
     package="transformers",
     precision=SINGLE,
-    longest={FORWARD: 16_384, TRAINING: 256},
+    longest={FORWARD: 4096, TRAINING: 256},
     why="it indexes its tensors in a loop, whose gradient takes time by T²",
 )
 """The Mamba mixer's sequential path, the default since transformers 5.15."""

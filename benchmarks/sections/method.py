@@ -40,6 +40,7 @@ def machines(data: Path) -> str:
         text = f"`{file.name}.json`: {'; '.join(_settings(file.settings[0]))}."
         if loads:
             text += f" Load when a race began, our own process included: {min(loads)} to {max(loads)}."
+        text += "".join(f" {note}" for note in dict.fromkeys(run.get("note", "") for run in file.settings))
         parts += [f"### {file.machine}: settings", text, _runs(file)]
     return "\n\n".join(parts)
 

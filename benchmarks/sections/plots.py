@@ -6,7 +6,7 @@ from pathlib import Path
 from ..operation import FORWARD, STREAM
 from .scaling import curves
 from .speed import pairs
-from .tables import Measured, measured
+from .tables import Measured, measured, number
 
 _BLUE, _ORANGE, _GREY = "#3b6ea5", "#d1660f", "#555555"
 
@@ -35,7 +35,7 @@ def _speed(file: Measured, path: Path) -> Path:
     axes.barh(range(len(bars)), [factor - 1 for factor, *_ in bars], left=1, color=colors, height=0.7)
     for index, (factor, _, peer) in enumerate(bars):
         axes.annotate(
-            f" {factor:.2g}×  {peer}", (max(factor, 1), index), va="center", fontsize=7, color=_GREY
+            f" {number(factor)}×  {peer}", (max(factor, 1), index), va="center", fontsize=7, color=_GREY
         )
     axes.axvline(1, color=_GREY, linewidth=0.8)
     axes.set_xscale("log")

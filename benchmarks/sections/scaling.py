@@ -48,7 +48,7 @@ def lengths(data: Path) -> str:
                 for what, key in (("ms", "median_ms"), ("MB", "peak_mb")):
                     cells = [number(curve[T][key]) if T in curve else "" for T in every]
                     rows.append((f"`{op}`", label, what, *cells))
-        parts.append(f"<details><summary>{len(found)} scans</summary>")
+        parts.append(f"<details><summary>the table, ops: {len(found)}</summary>")
         parts.append(table(columns, rows))
         parts.append("</details>")
     return "\n\n".join(parts)

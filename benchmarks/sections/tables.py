@@ -43,9 +43,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits that count: ``0.0123``, ``1.23``, ``12.3``, ``1,230``."""
+    """Three digits that count: ``0.0123``, ``1.23``, ``12.3``, ``1,230``; less than a ten-thousandth is 0."""
     if value is None:
         return ""
+    if abs(value) < 1e-4:
+        return "0"
     if abs(value) >= 99.95:
         return f"{float(f'{value:.3g}'):,.0f}"
     return f"{value:#.3g}"

@@ -28,7 +28,7 @@ def stored(tmp_path_factory):
     rows, native = folder / "rows.json", folder / "native.json"
     done = _pytest(
         *("benchmarks/bench_linoss_scan.py", "--benchmark-only", "-k", "typical and float32 and step"),
-        *("--store", rows, f"--benchmark-json={native}"),
+        *("--store", rows, "--note", "A test.", f"--benchmark-json={native}"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(rows.read_text("utf-8")), json.loads(native.read_text("utf-8"))
@@ -39,6 +39,7 @@ def test_rows_are_stored_with_their_settings(stored):
     assert [row["competitor"] for row in content["rows"]] == ["eager step", "phasefield torch"]
     (settings,) = content["settings"]
     assert settings["torch"]
+    assert settings["note"] == "A test."
     assert settings["rates"]["copy_gb_s"]
     assert all(row["settings"] == 0 and row["median_ms"] > 0 for row in content["rows"])
 
