@@ -41,7 +41,8 @@ def machines(data: Path) -> str:
         if loads:
             text += f" Load when a race began, our own process included: {min(loads)} to {max(loads)}."
         text += "".join(f" {note}" for note in dict.fromkeys(run.get("note", "") for run in file.settings))
-        parts += [f"### {file.machine}: settings", text, _runs(file)]
+        runs = f"<details><summary>rates of this machine in each run ({len(file.settings)})</summary>"
+        parts += [f"### {file.machine}: settings", text, runs, _runs(file), "</details>"]
     return "\n\n".join(parts)
 
 

@@ -78,6 +78,7 @@ def _lengths(file: Measured, path: Path) -> Path:
     for axes, label in ((time, "µs a step, forward"), (memory, "peak MB: whole (—), streamed (- -)")):
         axes.set(xscale="log", yscale="log", xlabel="T", ylabel=label)
         axes.set_xscale("log", base=2)
+        axes.minorticks_off()
         axes.grid(alpha=0.2)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=_GREY)
