@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..operation import FORWARD, STREAM
 from .scaling import curves
 from .speed import pairs
 from .tables import Measured, measured, number
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
 
 _BLUE, _ORANGE, _GREY = "#3b6ea5", "#d1660f", "#555555"
 
@@ -41,8 +45,7 @@ def _speed(file: Measured, path: Path) -> Path:
     axes.set_xscale("log")
     least, most = bars[0][0], bars[-1][0]
     axes.set_xlim(min(least, 1) / 1.2, max(most, 1) * 3)
-    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if least / 1.2 <= tick <= most * 3]
-    axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
+    _plain_ticks(axes.xaxis, *axes.get_xlim(), unit="×")
     axes.minorticks_off()
     axes.set_yticks(range(len(bars)), [name for _, name, _ in bars], fontsize=8)
     axes.set_xlabel("times as fast as the fastest peer (named), forward and backward, float32")
@@ -76,13 +79,25 @@ def _lengths(file: Measured, path: Path) -> Path:
                 steps, [row["peak_mb"] for _, row in curve], style, color=color, marker="o", markersize=3
             )
     for axes, label in ((time, "µs a step, forward"), (memory, "peak MB: whole (—), streamed (- -)")):
-        axes.set(xscale="log", yscale="log", xlabel="T", ylabel=label)
+        axes.set(yscale="log", xlabel="T", ylabel=label)
         axes.set_xscale("log", base=2)
+        _plain_ticks(axes.yaxis, *axes.get_ylim())
         axes.minorticks_off()
         axes.grid(alpha=0.2)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=_GREY)
-    time.legend(frameon=False, fontsize=7, ncols=2)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=4)
     figure.suptitle(file.machine, fontsize=10)
     figure.savefig(path)
     return path
+
+
+def _plain_ticks(axis: "Axis", least: float, most: float, unit: str = "") -> None:
+    # 0.5, 1, 2, 5, 10 on a logarithmic axis, where matplotlib writes powers of ten.
+    ticks = [
+        step * 10.0**power
+        for power in range(-6, 7)
+        for step in (1, 2, 5)
+        if least <= step * 10.0**power <= most
+    ]
+    axis.set_ticks(ticks, [f"{tick:g}{unit}" for tick in ticks])
