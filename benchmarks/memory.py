@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 
 import torch
+from torch._C._profiler import RecordScope
+from torch.autograd import ProfilerActivity, _disable_profiler, _enable_profiler, _prepare_profiler
 
 # Above the highest level there is: otherwise the profiler writes two lines a call to the terminal.
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -27,12 +29,18 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
         torch.cuda.synchronize()
         del result
         return torch.cuda.max_memory_allocated() - before
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=False) as profile:
+    # Ops are not recorded, as torch.profiler would: a scan's million steps would take gigabytes themselves.
+    config = torch.autograd.profiler.profile(profile_memory=True).config()
+    activities = {ProfilerActivity.CPU}
+    _prepare_profiler(config, activities)
+    _enable_profiler(config, activities, {RecordScope.USER_SCOPE})
+    try:
         result = call()
+    finally:
+        recorded = _disable_profiler()
     del result
     # Sizes of allocations, negative for what is freed.
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [event for event in recorded.events() if event.name() == "[memory]"]
     alive = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         alive += event.nbytes()
