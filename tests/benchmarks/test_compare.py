@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks import store
-from benchmarks.compare import changes, drift, main, slower
+from benchmarks.compare import changes, drifts, main, slower
 
 SETTINGS = {"threads": 1, "torch": "2", "commit": "a"}
 
@@ -53,19 +53,27 @@ def test_an_op_that_became_faster_is_told_and_passes(files, capsys):
 
 
 def test_a_slower_machine_is_taken_out_and_a_slower_op_on_it_caught():
-    assert drift(run(), run(machine=1.5)) == pytest.approx(1.5)
     assert slower(changes(run(), run(machine=1.5))) == []
     (found,) = slower(changes(run(), run(machine=1.5, factor=1.3)))
     assert found.new["op"] == "scan3"
     assert found.ratio == pytest.approx(1.3)
 
 
-def test_few_peers_say_nothing_about_the_machine():
-    old, new = (
-        [r for r in run(machine=m) if r["competitor"] != "loop" or r["op"] == "scan0"] for m in (1, 1.5)
-    )
-    assert drift(old, new) == 1.0
-    assert len(slower(changes(old, new))) == 6
+def test_a_disturbance_of_one_race_is_taken_out_of_that_race_alone():
+    disturbed = [
+        r | {n: r[n] * 1.5 for n in ("q1_ms", "median_ms", "q3_ms")} if r["op"] == "scan2" else r
+        for r in run()
+    ]
+    assert slower(changes(run(), disturbed)) == []
+    (found,) = slower(changes(disturbed, run(factor=1.5)))
+    assert found.new["op"] == "scan3"
+
+
+def test_a_race_without_peers_drifts_with_all_of_them_if_there_are_enough():
+    lone = row("lone", "phasefield torch", 1.0)
+    race = lone | {"competitor": ""}
+    for old, new, wanted in ((run(), run(machine=1.5), 1.5), (run()[-4:], run(machine=1.5)[-4:], 1.0)):
+        assert drifts([*old, lone], [*new, lone])[store.identity(race)] == pytest.approx(wanted)
 
 
 def test_rows_of_one_run_alone_are_not_compared():
