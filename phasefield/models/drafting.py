@@ -1,6 +1,5 @@
 """Continuing a prompt with a model that fills a block of positions at once."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

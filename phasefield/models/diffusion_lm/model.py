@@ -156,6 +156,20 @@ class DiffusionLM(nn.Module):
         }
         return ModelLoss(denoising + prior + rounding, terms, None)
 
+    def training_flops_per_token(self, seq_len: int) -> float:
+        """Floating-point operations of :meth:`loss`, attention's products left out.
+
+        A weight costs 2 forward and 4 backward; self-conditioning adds a forward pass to its share of steps.
+        The embedded time is computed once a sequence.
+        """
+
+        def weights(*parts: nn.Module) -> int:
+            return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+        denoiser = weights(self.denoiser.input, self.denoiser.blocks, self.denoiser.output)
+        denoiser += weights(self.denoiser.time) / seq_len
+        return (6.0 + 2.0 * self.config.self_conditioning) * denoiser + 6.0 * self.embedding.weight.numel()
+
     @torch.no_grad()
     def bound(self, tokens: Tensor, samples: int = 0) -> Tensor:
         """The variational bound on ``−log p(w)`` of texts ``[B, T]``, in nats a token, ``[B]`` float64.

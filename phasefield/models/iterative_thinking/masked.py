@@ -77,6 +77,10 @@ class MaskedIterativeThinking(nn.Module):
         z, passes = think(self.core, self._project(tokens), self.config.max_iterations)
         return self.core.head(z), passes
 
+    def training_flops_per_token(self, seq_len: int) -> float:
+        """See :meth:`ThinkingCore.training_flops_per_token`; it does not depend on ``seq_len``."""
+        return self.core.training_flops_per_token()
+
     def loss(self, tokens: Tensor, targets: Tensor, state: None = None) -> ModelLoss:
         """The loss of filling masked places of ``targets`` ``[B, T]``; ``tokens`` is not read.
 
