@@ -6,6 +6,7 @@ Every layer maps ``[B, T, D]`` to ``[B, T, D']`` as ``y, state = layer(x, state=
 
 from .aperiodic import AperiodicRNN
 from .inertia import ThermodynamicInertiaLoss
+from .linear_cross_entropy import linear_cross_entropy
 from .lru import AperiodicLRU
 
-__all__ = ["AperiodicLRU", "AperiodicRNN", "ThermodynamicInertiaLoss"]
+__all__ = ["AperiodicLRU", "AperiodicRNN", "ThermodynamicInertiaLoss", "linear_cross_entropy"]
