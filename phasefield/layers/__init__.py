@@ -1,8 +1,9 @@
 """Drop-in layers; they need torch (and triton on a GPU) only.
 
 A recurrent layer maps ``[B, T, D]`` to ``[B, T, D']`` as ``y, state = layer(x, state=None)``, decodes one
-token by ``y, state = layer.step(x, state)`` with ``x`` ``[B, D]``, and starts from ``layer.init_state(batch)``.
-Layers of complex numbers (Phase…) map ``[…, D, 2]``, real and imaginary part last, and keep no state.
+token by ``y, state = layer.step(x, state)`` with ``x`` ``[B, D]``, and starts from
+``layer.init_state(batch)``. Layers of complex numbers (Phase…) map ``[…, D, 2]``, real and imaginary part
+last, and keep no state.
 """
 
 from .aperiodic import AperiodicRNN
