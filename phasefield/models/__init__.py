@@ -21,6 +21,8 @@ from torch import nn
 
 from .base import Completes, ModelLoss
 from .landauer import Landauer, LandauerConfig
+from .phase_field import SIZES as PHASE_FIELD_SIZES
+from .phase_field import PhaseField, PhaseFieldConfig
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,21 @@ class ModelEntry:
 
 MODELS: dict[str, ModelEntry] = {
     "landauer": ModelEntry(LandauerConfig, Landauer),
+    "phase_field": ModelEntry(
+        PhaseFieldConfig,
+        PhaseField,
+        sizes=PHASE_FIELD_SIZES,
+        training={"batch_size": 8, "seq_len": 256, "lr": 1e-3, "warmup_steps": 100, "cosine": True},
+    ),
 }
 
-__all__ = ["MODELS", "Completes", "Landauer", "LandauerConfig", "ModelEntry", "ModelLoss"]
+__all__ = [
+    "MODELS",
+    "Completes",
+    "Landauer",
+    "LandauerConfig",
+    "ModelEntry",
+    "ModelLoss",
+    "PhaseField",
+    "PhaseFieldConfig",
+]
