@@ -15,8 +15,8 @@ from .trunk import Trunk, entry
 class MorphologyBank(Bank):
     """``h_t = cayley(A x_{t-1}) · x_t``: a piece of a word turned by the piece before it; then the trunk.
 
-    An affix is a rotation of its root: A, real and linear, says by how much each channel turns, from the piece
-    before. It starts small, near the identity; before the beginning nothing turns.
+    An affix is a rotation of its root: A, real and linear, says by how much each channel turns, from the
+    piece before. It starts small, near the identity; before the beginning nothing turns.
     """
 
     def __init__(self, model_dim: int, dim: int) -> None:

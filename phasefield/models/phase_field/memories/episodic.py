@@ -21,7 +21,7 @@ class Window(NamedTuple):
 
 @register_memory("episodic", description="attention to the last tokens, strictly past")
 class EpisodicMemory(Memory):
-    """``y_t = L Σ_j p_tj v_j``, ``p_t = softmax_j(Re⟨q_t, k_j⟩ / √(2 width) + b_{t−j})``, ``1 ≤ t−j ≤ window``.
+    """``y_t = L Σ_j p_tj v_j``, ``p_t = softmax_j(Re⟨q_t, k_j⟩ / √(2 width) + b_{t−j})``, 1 ≤ t−j ≤ window.
 
     Before the beginning stand keys and values of 0, so that the first token reads 0 and early ones less. Cut
     into chunks of a window, each looking at its own and the one before: memory and time are linear in T.
