@@ -61,8 +61,8 @@ def _flag(parse: Any, metavar: str) -> PrimitiveConstructorSpec:
     )
 
 
-Part = Annotated[dict[str, Any], _flag(_one, "NAME|JSON")]
-Parts = Annotated[dict[str, Any], _flag(_several, "NAMES|JSON")]
+Part = Annotated[str | dict[str, Any], _flag(_one, "NAME|JSON")]
+Parts = Annotated[str | dict[str, Any], _flag(_several, "NAMES|JSON")]
 
 
 @dataclass(frozen=True)
