@@ -296,11 +296,11 @@ def test_a_command_line_says_parts_by_name_or_in_json():
     import tyro
 
     flags = ["--banks", "semantic,language", "--memories", "none", "--dim", "8"]
-    flags += ["--backbone", '{"type": "linoss", "state_dim": 5}', "--plugins", "json", "math"]
+    flags += ["--backbone", '{"type": "linoss", "state_dim": 5}', "--plugins", "json,math"]
     config = tyro.cli(PhaseFieldConfig, args=flags)
     assert list(config.banks) == ["semantic", "language"]
     assert config.backbone == {"type": "linoss", "state_dim": 5}
-    assert config.plugins == ("json", "math")
+    assert config.plugins == "json,math"
     assert tyro.cli(PhaseFieldConfig, args=[]) == PhaseFieldConfig()
 
 
@@ -322,8 +322,8 @@ def test_an_unknown_name_lists_the_known_ones(field):
         (dict(banks={"a": {"dim": 3}}), "a part is given as {'dim': 3}; allowed is its type"),
         (dict(objectives="energy"), "objectives has no cross_entropy"),
         (dict(backbone="{oscillatory}"), "'{oscillatory}' is not JSON"),
-        (dict(plugins=("no_such_module_xyz",)), "the module 'no_such_module_xyz', which is not installed"),
-        (dict(plugins=("no/such/file.py",)), "the file 'no/such/file.py', which does not exist"),
+        (dict(plugins="no_such_module_xyz"), "the module 'no_such_module_xyz', which is not installed"),
+        (dict(plugins=["no/such/file.py"]), "the file 'no/such/file.py', which does not exist"),
     ],
 )
 def test_bad_configs_are_refused(fields, message):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,11 +36,15 @@ def _several(given: Any) -> dict[str, PartConfig]:
     """Parts by name, from names separated by commas, JSON text, a list of names or a mapping."""
     if isinstance(given, str) and given.lstrip().startswith("{"):
         given = _json(given)
-    if isinstance(given, str):
-        given = [name.strip() for name in given.split(",") if name.strip() not in ("", "none")]
     if not isinstance(given, Mapping):
-        given = {name: name for name in given}
+        given = {name: name for name in _names(given) if name != "none"}
     return {str(name): _one(part) for name, part in given.items()}
+
+
+def _names(given: str | Iterable[str]) -> list[str]:
+    """Names from a list, or separated by commas."""
+    names = given.split(",") if isinstance(given, str) else given
+    return [str(name).strip() for name in names if str(name).strip()]
 
 
 def _json(text: str) -> Any:
@@ -101,8 +105,8 @@ class PhaseFieldConfig:
     """of complex numbers, behind the coupler and behind each of the backbone's layers"""
     variant: Literal["field", "original", "trig"] = "field"
     """original: the origin's formulas; trig: rotations by sine and cosine at every token"""
-    plugins: tuple[str, ...] = ()
-    """modules or .py files with parts of your own, imported first"""
+    plugins: str = ""
+    """modules or .py files with parts of your own, separated by commas, imported first (or a list of them)"""
 
     def __post_init__(self) -> None:
         allowed = {
@@ -115,8 +119,9 @@ class PhaseFieldConfig:
         for name, (holds, what) in allowed.items():
             if not holds:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {what}.")
-        object.__setattr__(self, "plugins", tuple(self.plugins))
-        for plugin in self.plugins:
+        plugins = _names(self.plugins)
+        object.__setattr__(self, "plugins", ",".join(plugins))
+        for plugin in plugins:
             load_plugin(plugin)
         several: dict[str, Registry] = {"banks": BANKS, "memories": MEMORIES, "objectives": OBJECTIVES}
         one: dict[str, Registry] = {"coupler": COUPLERS, "backbone": BACKBONES, "sampler": SAMPLERS}
@@ -161,9 +166,9 @@ class PhaseFieldConfig:
                 f"the unknown {', '.join(map(str, unknown))}" if isinstance(given, Mapping) else "no mapping"
             )
             raise ValueError(f"{path.name} holds {found}; its fields are {', '.join(names)}.")
-        plugins = given.get("plugins", ())
-        plugins = [str(path.parent / name) if str(name).endswith(".py") else name for name in plugins]
-        return cls(**{**given, "plugins": tuple(plugins), **changes})
+        plugins = _names(given.get("plugins", ""))
+        plugins = [str(path.parent / name) if name.endswith(".py") else name for name in plugins]
+        return cls(**{**given, "plugins": plugins, **changes})
 
 
 def _size(dim: int, num_layers: int, slots: int, banks: str) -> dict[str, Any]:
