@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from phasefield import layers
 from phasefield.models import MODELS
 from phasefield.models.phase_field import (
     SIZES,
@@ -45,14 +44,7 @@ SMALL = {
 }
 FIELDS = {"banks": BANKS, "coupler": COUPLERS, "backbone": BACKBONES, "memories": MEMORIES}
 PARTS = [
-    pytest.param(
-        field,
-        name,
-        id=f"{field}: {name}",
-        marks=pytest.mark.skipif(
-            name == "mamba" and not hasattr(layers, "Mamba"), reason="phasefield.layers has no Mamba yet"
-        ),
-    )
+    pytest.param(field, name, id=f"{field}: {name}")
     for field, registry in FIELDS.items()
     for name in registry.entries
 ]

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .... import layers
+from ....layers import Mamba
 from ..interfaces import Backbone
 from ..registry import register_backbone
 
@@ -26,7 +26,7 @@ class MambaBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            layers.Mamba(2 * dim, d_state=state_dim, expand=expand) for _ in range(num_layers)
+            Mamba(2 * dim, d_state=state_dim, expand=expand) for _ in range(num_layers)
         )
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.RMSNorm(2 * dim)
