@@ -9,6 +9,11 @@ from .interfaces import Objective, Outcome
 from .registry import register_objective
 
 
+def _wide(x: Tensor) -> Tensor:
+    """In float32; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 @register_objective("cross_entropy", description="of the next token; `content` among the loss's terms")
 class CrossEntropy(Objective):
     """Mean cross-entropy of the targets, in nats a token."""
@@ -30,8 +35,8 @@ class Coherence(Objective):
     def forward(self, outcome: Outcome) -> Tensor:
         z = outcome.hidden
         if z.shape[1] < 2:
-            return z.new_zeros((), dtype=torch.float32)
-        return (1 - phase_coherence(z[:, :-1], z[:, 1:])).float().mean()
+            return _wide(z.new_zeros(()))
+        return (1 - phase_coherence(_wide(z[:, :-1]), _wide(z[:, 1:]))).mean()
 
 
 @register_objective("energy", description="numbers have length 1")
@@ -42,24 +47,25 @@ class Energy(Objective):
         super().__init__(weight)
 
     def forward(self, outcome: Outcome) -> Tensor:
-        lengths = (outcome.hidden.float().square().sum(-1) + 1e-8).sqrt()
+        lengths = (_wide(outcome.hidden).square().sum(-1) + 1e-8).sqrt()
         return (lengths - 1).square().mean()
 
 
 def pairwise_coherence(parts: list[Tensor]) -> Tensor | None:
-    """Mean coherence over tokens of every pair of banks' parts, ``[pairs]``; None for a single bank."""
+    """Mean coherence over a text of every pair of banks' parts, ``[B, pairs]``; None for a single bank."""
     if len(parts) < 2:
         return None
-    unit = F.normalize(torch.stack(parts).flatten(-2).float(), dim=-1)
+    unit = F.normalize(_wide(torch.stack(parts, dim=1)).flatten(-2), dim=-1)  # [B, K, T, 2D]
     # Coherence of rows of unit length is their product: [K, K] means over tokens, its upper triangle.
-    means = unit.flatten(1) @ unit.flatten(1).T / unit[0, ..., 0].numel()
+    flat = unit.flatten(2)
+    means = flat @ flat.mT / unit.shape[2]
     first, second = torch.triu_indices(len(parts), len(parts), offset=1, device=means.device)
-    return means[first, second]
+    return means[:, first, second]
 
 
 @register_objective("coupling", description="banks neither collapse into one nor fall apart")
 class Coupling(Objective):
-    """``0.1 · | mean |c| − ½ | − var(c)`` over the coherences c of all pairs of banks.
+    """``0.1 · | mean |c| − ½ | − var(c)`` over a text's mean coherences c of all pairs of banks.
 
     The origin's later form: its first, minus the mean coherence, is smallest where all banks are the same. Of
     one pair there is no variance; of one bank the term is 0.
@@ -71,6 +77,6 @@ class Coupling(Objective):
     def forward(self, outcome: Outcome) -> Tensor:
         pairs = pairwise_coherence(outcome.parts)
         if pairs is None:
-            return outcome.hidden.new_zeros((), dtype=torch.float32)
-        spread = pairs.var() if pairs.shape[0] > 1 else 0.0
-        return 0.1 * (pairs.abs().mean() - 0.5).abs() - spread
+            return _wide(outcome.hidden.new_zeros(()))
+        spread = pairs.var(1) if pairs.shape[1] > 1 else 0.0
+        return (0.1 * (pairs.abs().mean(1) - 0.5).abs() - spread).mean()
