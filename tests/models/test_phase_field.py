@@ -207,6 +207,30 @@ def test_the_loss_and_its_gradient_read_nothing_back():
         model.train().loss(tokens, tokens).total.backward()
 
 
+def everything(dtype=torch.float32):
+    objects = {
+        "banks": [name for name in BANKS.entries if not name.startswith("original")],
+        "memories": ["slots", "matrix", "episodic"],
+    }
+    return build(dtype=dtype, **{key: {n: part(n) for n in names} for key, names in objects.items()})
+
+
+def test_the_loss_compiles_in_one_graph_and_runs_in_bfloat16():
+    model, tokens, targets = everything(), texts(), texts(seed=2)
+    expected = model.loss(tokens, targets).total
+    compiled = torch.compile(model.loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(tokens, targets).total, expected)
+    # Products round their inputs to 8 bits; a loss of 2.4 averages over 26 tokens what that does to logits.
+    close = dict(rtol=0, atol=0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(tokens, targets).total
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, **close)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    torch.testing.assert_close(everything(torch.bfloat16).loss(tokens, targets).total, expected, **close)
+
+
 def test_a_state_does_not_grow():
     model = build(
         banks={name: part(name) for name in ("context", "language", "morphology", "orthography")},
