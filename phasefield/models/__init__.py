@@ -31,6 +31,8 @@ from .iterative_thinking import (
 from .landauer import Landauer, LandauerConfig
 from .mamba import MambaConfig, MambaLM
 from .nanogpt import NanoGPT, NanoGPTConfig
+from .phase_field import SIZES as PHASE_FIELD_SIZES
+from .phase_field import PhaseField, PhaseFieldConfig
 
 Measure = Literal["cross-entropy", "masked cross-entropy", "bound"]
 
@@ -82,6 +84,15 @@ MODELS: dict[str, ModelEntry] = {
         # The paper's: AdamW with these two, and five times the rate of a GPT-3 of that size.
         training={"lr": 3e-3, "beta2": 0.95, "weight_decay": 0.1, "cosine": True},
     ),
+    "phase_field": ModelEntry(
+        PhaseFieldConfig,
+        PhaseField,
+        sizes=PHASE_FIELD_SIZES,
+        training={
+            **{"batch_size": 8, "seq_len": 256, "lr": 1e-3, "warmup_steps": 100, "cosine": True},
+            **{"beta2": 0.95, "weight_decay": 0.01},
+        },
+    ),
     "nanogpt": ModelEntry(
         NanoGPTConfig,
         NanoGPT,
@@ -132,4 +143,6 @@ __all__ = [
     "ModelLoss",
     "NanoGPT",
     "NanoGPTConfig",
+    "PhaseField",
+    "PhaseFieldConfig",
 ]
