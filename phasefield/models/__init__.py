@@ -69,6 +69,13 @@ _TRANSFORMER_SIZES = {
     "small": {"hidden_dim": 256, "num_layers": 6, "num_heads": 8},
     "medium": {"hidden_dim": 512, "num_layers": 8, "num_heads": 8},
 }
+_TRANSFORMER_TRAINING = {
+    "seq_len": 128,
+    "batch_size": 8,
+    "lr": 2e-3,
+    "warmup_steps": 100,
+    "cosine": True,
+}
 
 MODELS: dict[str, ModelEntry] = {
     "landauer": ModelEntry(LandauerConfig, Landauer),
@@ -88,28 +95,34 @@ MODELS: dict[str, ModelEntry] = {
         PhaseFieldConfig,
         PhaseField,
         sizes=PHASE_FIELD_SIZES,
+        width="dim",
         training={
-            **{"batch_size": 8, "seq_len": 256, "lr": 1e-3, "warmup_steps": 100, "cosine": True},
-            **{"beta2": 0.95, "weight_decay": 0.01},
+            "batch_size": 8,
+            "seq_len": 256,
+            "lr": 1e-3,
+            "beta2": 0.95,
+            "weight_decay": 0.01,
+            "warmup_steps": 100,
+            "cosine": True,
         },
     ),
     "nanogpt": ModelEntry(
         NanoGPTConfig,
         NanoGPT,
         sizes=_TRANSFORMER_SIZES,
-        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+        training=_TRANSFORMER_TRAINING,
     ),
     "iterative_thinking": ModelEntry(
         IterativeThinkingConfig,
         IterativeThinking,
         sizes=_TRANSFORMER_SIZES,
-        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+        training=_TRANSFORMER_TRAINING,
     ),
     "iterative_thinking_masked": ModelEntry(
         MaskedIterativeThinkingConfig,
         MaskedIterativeThinking,
         sizes=_TRANSFORMER_SIZES,
-        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+        training=_TRANSFORMER_TRAINING,
         measure="masked cross-entropy",
     ),
     "diffusion_lm": ModelEntry(
@@ -120,7 +133,7 @@ MODELS: dict[str, ModelEntry] = {
             "small": {**_TRANSFORMER_SIZES["small"], "diffusion_steps": 500},
             "medium": {**_TRANSFORMER_SIZES["medium"], "diffusion_steps": 1000},
         },
-        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+        training=_TRANSFORMER_TRAINING,
         measure="bound",
     ),
 }
