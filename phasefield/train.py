@@ -12,6 +12,7 @@ from . import command_line
 from .models import MODELS
 from .training import RunFlags, TrainConfig, train
 from .training.flags import known_model
+from .training.hebbian import train_hebbian
 from .training.run_folder import RunFolder
 
 DEFAULT_MODEL = "landauer"
@@ -19,7 +20,8 @@ DEFAULT_MODEL = "landauer"
 
 def run(arguments: Sequence[str]) -> int:
     """Train; 0 when all steps are done, 128 plus the signal's number when a signal stopped the run."""
-    outcome = train(parse(arguments))
+    flags = parse(arguments)
+    outcome = train_hebbian(flags) if known_model(flags.model).local else train(flags)
     return 0 if outcome.signal is None else 128 + outcome.signal
 
 
@@ -34,9 +36,10 @@ def parse(arguments: Sequence[str]) -> RunFlags:
     given, rest = (arguments[0], arguments[1:]) if named else (None, arguments)
     saved = _saved_flags(rest)
     name = given or (saved.model if saved else DEFAULT_MODEL)
-    model_class = _without_vocabulary(known_model(name).config_class)
+    entry = known_model(name)
+    model_class = _without_vocabulary(entry.config_class)
     flags_class = make_dataclass("Flags", [("run", TrainConfig), ("model", model_class)], frozen=True)
-    default = flags_class(TrainConfig(), model_class())
+    default = flags_class(TrainConfig(**entry.training), model_class())
     if saved is not None and saved.model == name:
         default = flags_class(saved.run, model_class(**saved.model_flags))
     flags = command_line.parse_flags(

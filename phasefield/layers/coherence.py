@@ -13,8 +13,8 @@ def window_coherence(x: Tensor, window: int = 5) -> Tensor:
         ``λ_max(C_t) / trace(C_t)``,    C_t the centred covariance of ``x_{t-window+1} … x_t``
 
     1: the window moves along one line; ``1 / (window − 1)``: it spreads evenly. The ``window × window`` Gram
-    matrix has the covariance's eigenvalues but for zeros; squared eight times and rescaled each time, it gives
-    λ_max as a Rayleigh quotient (256 steps of power iteration, started from every state at once).
+    matrix has the covariance's eigenvalues but for zeros; squared eight times and rescaled each time, it
+    gives λ_max as a Rayleigh quotient (256 steps of power iteration, started from every state at once).
 
     Warm-up: two states always lie on a line, and a window that stands still has no direction. Positions with
     fewer than three states, and windows without motion (a trace under 1e-5 of their square), have
@@ -56,7 +56,7 @@ def window_coherence(x: Tensor, window: int = 5) -> Tensor:
 
 
 def _gram(x: Tensor, window: int) -> Tensor:
-    """``⟨x_{t-a}, x_{t-b}⟩`` at ``[B, T, a, b]``, 0 before the sequence's start, from ``window`` products a token."""
+    """``⟨x_{t-a}, x_{t-b}⟩`` at ``[B, T, a, b]``, 0 before the start, from ``window`` products a token."""
     batch, length, _ = x.shape
     gram = x.new_zeros(batch, length, window, window)
     for lag in range(min(window, length)):

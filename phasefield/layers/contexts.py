@@ -1,4 +1,4 @@
-"""Contexts as bound golden phases: one 64-bit angle for the last few tokens, for a word, for a pair of words."""
+"""Contexts as bound golden phases: one 64-bit angle for the last few tokens or for a word."""
 
 from dataclasses import dataclass
 
@@ -73,8 +73,8 @@ class ContextPhases(nn.Module):
         """The contexts that end with each of ``tokens`` ``[B, T]``.
 
         Returns:
-            ``(phases, place, state)``: phases ``[B, T, C]`` int64; place ``[B, T]``, how many tokens of its word
-            have come, negative for the marks between words; the state.
+            ``(phases, place, state)``: phases ``[B, T, C]`` int64; place ``[B, T]``, how many tokens of its
+            word have come, negative for the marks between words; the state.
         """
         state = self.init_state(len(tokens)) if state is None else state
         suffixes, recent = self.suffixes(tokens, state.recent)
@@ -86,9 +86,7 @@ class ContextPhases(nn.Module):
             "w2": word * roles[0] + before * roles[1] + earlier * roles[2],
             "ws": word * roles[0] + earlier * roles[2],
         }
-        found = [
-            suffixes[int(name)] if name.isdigit() else phases[name] for name in self.names
-        ]
+        found = [suffixes[int(name)] if name.isdigit() else phases[name] for name in self.names]
         # Kinds must differ even where their sums agree (the empty context, the first word).
         return torch.stack(found, dim=-1) + self.empty(), place, ContextState(recent, carried)
 

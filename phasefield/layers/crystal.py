@@ -77,12 +77,27 @@ class CrystalMemory(nn.Module):
             levels.append(torch.where(occurrences[..., kind] > 0, own, below))
         return torch.stack(levels, dim=-1), evidence
 
-    def learn_(self, phases: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> None:
-        """Write one trace of each next token ``[…]`` under each of its contexts ``[…, C]``."""
+    def learn_(
+        self,
+        phases: Tensor,
+        tokens: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        forget: bool = False,
+    ) -> None:
+        """Write one trace of each next token ``[…]`` under each of its contexts ``[…, C]``.
+
+        Args:
+            phases: of the contexts.
+            tokens: that followed.
+            generator: of stochastic rounding, for 16-bit bonds.
+            forget: take back the traces that the same call wrote; exact for float32 bonds.
+        """
         kinds = phases.shape[-1]
         bonds = self._bond(phases, tokens.unsqueeze(-1)).flatten()
         distinct, which, times = torch.unique(bonds, return_inverse=True, return_counts=True)
-        sites, new = self.bonds.claim(distinct)
+        sites = self.bonds.claim(distinct)
+        times = -times if forget else times
         kind_of = torch.empty_like(distinct)
         kind_of[which] = torch.arange(kinds, device=phases.device).repeat(len(bonds) // kinds)
         before = self.bonds.read(sites).squeeze(-1)
@@ -98,9 +113,8 @@ class CrystalMemory(nn.Module):
         distinct, which = torch.unique(context_of, return_inverse=True)
         change = torch.zeros(len(distinct), 2, device=phases.device)
         change[:, 0].index_add_(0, which, (times * stored).float())
-        change[:, 1].index_add_(0, which, (new & stored).float())
-        sites, _ = self.contexts.claim(distinct)
-        self.contexts.add_(sites, change)
+        change[:, 1].index_add_(0, which, ((after > 0).float() - (before > 0).float()) * stored)
+        self.contexts.add_(self.contexts.claim(distinct), change)
 
     @staticmethod
     def _bond(phases: Tensor, tokens: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class GoldenEmbedding(nn.Module):
 
     @torch.no_grad()
     def set_counts(self, counts: Tensor) -> None:
-        """Take radii from measured frequencies ``[V]``; equally frequent tokens keep the order of their ids."""
+        """Take radii from measured frequencies ``[V]``; equally frequent tokens stay in order."""
         order = torch.argsort(counts, descending=True, stable=True)
         rank = torch.empty_like(order).scatter_(0, order, torch.arange(self.vocab_size))
         radius = (CORE_RADIUS + (1 - CORE_RADIUS) * rank / self.vocab_size).unsqueeze(1)
@@ -128,10 +128,10 @@ def origin_log_phase(coordinates: Tensor, epsilon: float = 1e-6) -> Tensor:
 
 
 def hebbian_amplification(vocab_size: int, pairs: int, epsilon: float = 1e-6) -> float:
-    """How much larger the Hebbian sum of successive tokens is for the origin's log-phase than for the plain code.
+    """How much larger the Hebbian sum of successive tokens is for the origin's log-phase than without it.
 
-    ``‖Σ_k e'_{k+1} e'_kᵀ‖_F / ‖Σ_k e_{k+1} e_kᵀ‖_F`` over the first ``pairs`` tokens of ``vocab_size``, in the
-    plane (x, y), as the origin's own test has it: 11.89 for V = 500, N = 100, ε = 1e-6.
+    ``‖Σ_k e'_{k+1} e'_kᵀ‖_F / ‖Σ_k e_{k+1} e_kᵀ‖_F`` over the first ``pairs`` tokens of ``vocab_size``, in
+    the plane (x, y), as the origin's own test has it: 11.89 for V = 500, N = 100, ε = 1e-6.
 
     It is a ratio of norms, not a gain in learning: the plain code's shift products cancel around the circle,
     while the logarithm's mean is not zero, and its products add up along that one direction.

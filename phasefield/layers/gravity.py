@@ -41,8 +41,8 @@ class GravityMemory(nn.Module):
 
     so what followed contexts like the present one pulls hardest. Contexts are nested: q joins the golden
     codes of the last 1, 2, …, R tokens with weights falling as ``φ^{-r}``, and each further token that
-    agrees brings two contexts closer. Far particles form a uniform background, ``(2 + λ² + ε²)^{-3/2}`` each; as
-    in cosmology only what exceeds it counts.
+    agrees brings two contexts closer. Far particles form a uniform background, ``(2 + λ² + ε²)^{-3/2}`` each;
+    as in cosmology only what exceeds it counts.
 
     Args:
         vocab_size: V.
@@ -66,8 +66,8 @@ class GravityMemory(nn.Module):
         super().__init__()
         if orders < 1 or horizon < 1 or width < 2 or width % 2:
             raise ValueError(
-                f"orders, horizon and width are {orders}, {horizon} and {width}; the first two must be at least "
-                "1, the width even."
+                f"orders, horizon and width are {orders}, {horizon} and {width}; the first two must be at "
+                "least 1, the width even."
             )
         self.vocab_size, self.orders, self.horizon = vocab_size, orders, horizon
         self.value_scale, self.softening = value_scale, softening
@@ -113,7 +113,7 @@ class GravityMemory(nn.Module):
             ``(pull, state)``: pull ``[B, T, V]``, at least 0, what position t feels from tokens up to t.
         """
         state = self.init_state(len(tokens)) if state is None else state
-        batch, length = tokens.shape
+        length = tokens.shape[1]
         old = state.tokens.shape[1]
         before = torch.cat([state.last.unsqueeze(1), phases[:, :-1]], dim=1)
         seen = GravityState(
@@ -133,9 +133,7 @@ class GravityMemory(nn.Module):
         pull = torch.cat(pulls, dim=1) / self.value_scale if pulls else tests[..., -self.vocab_size :]
         mean = self._background(one_hot * seen.mass.unsqueeze(-1), length)
         keep = slice(max(0, old + length - self.horizon + 1), None)
-        carried = GravityState(
-            seen.phases[:, keep], seen.tokens[:, keep], seen.mass[:, keep], seen.last
-        )
+        carried = GravityState(seen.phases[:, keep], seen.tokens[:, keep], seen.mass[:, keep], seen.last)
         return (pull - mean).clamp_min(0), carried
 
     def _pull(self, tests: Tensor, particles: Tensor, mass: Tensor, at: int) -> Tensor:

@@ -22,9 +22,9 @@ def confidence_level(evidence: Tensor, outcomes: Tensor) -> Tensor:
 class BornMixture(nn.Module):
     """The Born rule for a mixed state: ``p(v) = Σ_c π_c |⟨v|ψ_c⟩|² = Σ_c π_c p_c(v)``.
 
-    ``π = softmax(Σ_h W_h)`` over features h that are one-hot: each predictor's own confidence level, and gates
-    that all predictors see. Given the next token, predictor c had the share ``r_c = π_c p_c / Σ π p`` in it,
-    and the weights of the active features learn by the delta rule
+    ``π = softmax(Σ_h W_h)`` over features h that are one-hot: each predictor's own confidence level, and
+    gates that all predictors see. Given the next token, predictor c had the share ``r_c = π_c p_c / Σ π p``
+    in it, and the weights of the active features learn by the delta rule
 
         ``ΔW = η (r − π) ⊗ h``
 

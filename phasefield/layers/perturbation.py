@@ -1,4 +1,4 @@
-"""Random motion of a field: heavy-tailed Lévy steps, Brownian steps of Beta-distributed time, and a schedule."""
+"""Random motion of a field: Lévy steps, Brownian steps of Beta-distributed time, and a schedule."""
 
 import json
 import math
@@ -23,7 +23,9 @@ def levy_stable(
 ) -> Tensor:
     """Draws of the symmetric α-stable law, whose characteristic function is ``exp(−|t|^α)``: float32.
 
-        ``S = sin(αV) / cos(V)^{1/α} · (cos((1 − α)V) / W)^{(1 − α)/α}``,    V uniform on (−π/2, π/2), W ~ Exp(1)
+        ``S = sin(αV) / cos(V)^{1/α} · (cos((1 − α)V) / W)^{(1 − α)/α}``
+
+    with V uniform on (−π/2, π/2) and W ~ Exp(1).
 
     Its variance is infinite for α < 2: ``P(|S| > x) ~ x^-α``. With a truncation, draws beyond it are drawn
     again, which gives the law conditional on ``|S| ≤ truncation``.
@@ -54,7 +56,9 @@ def levy_stable(
     return draws.view(size).float()
 
 
-def _stable(count: int, alpha: float, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
+def _stable(
+    count: int, alpha: float, generator: torch.Generator | None, device: torch.device | str
+) -> Tensor:
     def uniform() -> Tensor:  # in (0, 1): the ends would give infinities
         draw = torch.rand(count, dtype=torch.float64, generator=generator, device=device)
         return draw.clamp_(2.0**-53, 1 - 2.0**-53)

@@ -15,9 +15,9 @@ class SiteTable(nn.Module):
     """Amplitudes at the sites of a crystal, addressed by phase: a sparse matrix that grows until it is full.
 
     A phase is scattered over the table by multiplications with golden frequencies (Fibonacci hashing, made
-    nonlinear by two folds) and may claim one of the four sites there; a 31-bit tag says whose a site is. Two phases
-    take each other's site with a probability of 2^-29 a look-up. When all four are taken, further phases are
-    not stored and read as 0.
+    nonlinear by two folds) and may claim one of the four sites there; a 31-bit tag says whose a site is.
+    Two phases take each other's site with a probability of 2^-29 a look-up. When all four are taken, further
+    phases are not stored and read as 0.
 
     Everything is deterministic: sums over equal phases are formed before they are added.
 
@@ -53,29 +53,22 @@ class SiteTable(nn.Module):
         """Float32 amplitudes ``[…, width]`` at sites ``[…]``; 0 at −1."""
         return self.amplitudes[sites.clamp_min(0)].float() * (sites >= 0).unsqueeze(-1)
 
-    def claim(self, phases: Tensor) -> tuple[Tensor, Tensor]:
-        """Sites for distinct phases ``[n]``, new ones for those that had none.
-
-        Returns:
-            ``(sites, new)``, both ``[n]``: −1 where the four sites are others' already; whether it was claimed now.
-        """
+    def claim(self, phases: Tensor) -> Tensor:
+        """The sites of distinct phases ``[n]``, new ones for those that had none; −1 where all are taken."""
         sites = self.find(phases)
         homeless = (sites < 0).nonzero().squeeze(1)
         bucket, tag = self._address(phases[homeless])
         order = torch.argsort(bucket, stable=True)
         homeless, bucket, tag = homeless[order], bucket[order], tag[order]
         # The r-th newcomer of a bucket takes its r-th empty way.
-        first = torch.searchsorted(bucket, bucket)
-        rank = torch.arange(len(bucket), device=bucket.device) - first
+        rank = torch.arange(len(bucket), device=bucket.device) - torch.searchsorted(bucket, bucket)
         empty = self.tags.view(-1, _WAYS)[bucket] == _EMPTY
         mine = empty & (empty.cumsum(-1) == rank.unsqueeze(-1) + 1)
         housed = mine.any(-1)
         taken = (bucket * _WAYS + mine.byte().argmax(-1))[housed]
         self.tags[taken] = tag[housed]
         sites[homeless[housed]] = taken
-        new = torch.zeros_like(sites, dtype=torch.bool)
-        new[homeless[housed]] = True
-        return sites, new
+        return sites
 
     def add_(self, sites: Tensor, changes: Tensor, generator: torch.Generator | None = None) -> None:
         """Add ``[n, width]`` to the amplitudes of distinct sites ``[n]`` (those at −1 are dropped).

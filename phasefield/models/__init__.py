@@ -14,12 +14,14 @@ Adam's weight decay spares parameters of fewer than two dimensions and those mar
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field  # `field` is a model here
 from typing import Any, Literal
 
 from torch import nn
 
 from .base import Completes, ModelLoss
+from .field import Field, FieldConfig
 from .landauer import Landauer, LandauerConfig
 
 
@@ -38,8 +40,8 @@ class ModelEntry:
 
     config_class: type[Any]
     model_class: type[nn.Module]
-    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Mapping[str, Any]] = dataclass_field(default_factory=dict)
+    training: Mapping[str, Any] = dataclass_field(default_factory=dict)
     measure: Literal["cross-entropy", "masked cross-entropy", "bound"] = "cross-entropy"
 
     @property
@@ -47,9 +49,40 @@ class ModelEntry:
         """Whether the model writes token after token."""
         return hasattr(self.model_class, "step")
 
+    @property
+    def local(self) -> bool:
+        """Whether the model learns by local rules of its own (``learn_``) instead of gradients."""
+        return hasattr(self.model_class, "learn_")
+
 
 MODELS: dict[str, ModelEntry] = {
     "landauer": ModelEntry(LandauerConfig, Landauer),
+    "field": ModelEntry(
+        FieldConfig,
+        Field,
+        sizes={
+            "small": {"contexts": "0 1 2 3 4 5 6 w w1", "sites": 2**20, "horizon": 256},
+            "base": {},
+            "large": {"contexts": "0 1 2 3 4 5 6 7 8 10 w w1 w2 ws", "sites": 2**24, "horizon": 1024},
+        },
+        training={
+            "batch_size": 16,
+            "seq_len": 512,
+            "lr": 0.05,
+            "steps": 122,
+            "save_every": 61,
+            "eval_every": 61,
+        },
+    ),
 }
 
-__all__ = ["MODELS", "Completes", "Landauer", "LandauerConfig", "ModelEntry", "ModelLoss"]
+__all__ = [
+    "MODELS",
+    "Completes",
+    "Field",
+    "FieldConfig",
+    "Landauer",
+    "LandauerConfig",
+    "ModelEntry",
+    "ModelLoss",
+]

@@ -37,7 +37,7 @@ class FieldConfig:
     vocab_size: int
     """symbols of the tokenizer"""
     contexts: str = "0 1 2 3 4 5 6 8 w w1 w2 ws"
-    """what the crystal remembers by: the last n tokens, the word so far (w), with words before (w1, w2, ws)"""
+    """what the crystal remembers by: the last n tokens, the word so far (w), with earlier ones (w1, w2, ws)"""
     sites: int = 2**22
     """sites of each of the crystal's two tables, a power of two"""
     state_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -74,8 +74,8 @@ class FieldConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {what}.")
         if self.vocab_size > 1024 and (self.horizon or self.fast_weights):
             raise ValueError(
-                f"vocab_size is {self.vocab_size}; the memories of a sequence hold one-hot codes of at most 1024 "
-                "tokens: give horizon 0 and no fast_weights."
+                f"vocab_size is {self.vocab_size}; the memories of a sequence hold one-hot codes of at most "
+                "1024 tokens: give horizon 0 and no fast_weights."
             )
 
 
@@ -108,7 +108,7 @@ class _Reading:
 
 
 class Field(nn.Module):
-    """Tokens are golden angles; memories of what followed them predict; a Born mixture collapses to one answer.
+    """Tokens are golden angles; memories of what followed them predict; a Born mixture makes one.
 
     1. Every context of a position (the last n tokens, the word) is one bound golden phase.
     2. The crystal holds Hebbian traces of what followed each context in all that was learnt.
@@ -117,7 +117,7 @@ class Field(nn.Module):
     4. The mixture weighs all predictions by their confidence, the last token, the place in the word and the
        field's coherence.
 
-    Nothing has a gradient: there are no parameters, only buffers, which :meth:`learn_` changes by local rules.
+    Nothing has a gradient: there are no parameters, only buffers, which :meth:`learn_` changes locally.
     """
 
     def __init__(self, config: FieldConfig) -> None:
@@ -144,6 +144,18 @@ class Field(nn.Module):
         self._is_suffix = torch.tensor([name.isdigit() for name in names])
         self.mixture = BornMixture(memories, (257, 22, (suffixes + 1) * (words + 1), 9))
 
+    def set_boundaries(self, boundary: Tensor) -> None:
+        """Say which tokens stand between words, bool ``[V]``; none do before."""
+        self.phases.boundary.copy_(boundary)
+
+    def adaptable(self) -> list[tuple[str, int]]:
+        """How many numbers learning can change, by part; the crystal's are its capacity."""
+        return [
+            ("crystal's contexts, occurrences and followers", self.crystal.contexts.amplitudes.numel()),
+            ("crystal's bonds", self.crystal.bonds.amplitudes.numel()),
+            ("mixture's weights", self.mixture.by_confidence.numel() + self.mixture.by_gate.numel()),
+        ]
+
     def init_state(self, batch: int) -> FieldState:
         """Of sequences that have not begun."""
         device = self.phases.boundary.device
@@ -156,7 +168,7 @@ class Field(nn.Module):
         )
 
     def forward(self, tokens: Tensor, state: FieldState | None = None) -> tuple[Tensor, FieldState]:
-        """Log-probabilities ``[B, T, vocab_size]`` of what follows each of ``tokens`` ``[B, T]``, and the state."""
+        """Log-probabilities ``[B, T, vocab_size]`` of what follows each of ``[B, T]``, and the state."""
         phases, reading, state = self._read(tokens, state)
         vocabulary = torch.arange(self.config.vocab_size, device=tokens.device)
         rows = []
@@ -213,6 +225,15 @@ class Field(nn.Module):
         self.crystal.learn_(phases, targets, generator)
         content = -torch.cat(scores).mean()
         return ModelLoss(content, {"content": content}, state)
+
+    def forget_(self, tokens: Tensor, targets: Tensor, generator: torch.Generator | None = None) -> None:
+        """Take back the crystal's traces of a batch that was learnt from its start.
+
+        What the crystal has learnt it knows better than it will know a new text, so a batch that comes again
+        is forgotten before :meth:`learn_` predicts it: the mixture learns what they are worth on new text.
+        """
+        phases, _, _ = self.phases(tokens)
+        self.crystal.learn_(phases, targets, generator, forget=True)
 
     def _read(
         self,
@@ -278,7 +299,9 @@ class Field(nn.Module):
         well_known = confidence[..., : len(self.phases.names)] >= _SEEN_TWICE
         suffixes, words = well_known[..., self._is_suffix].sum(-1), well_known[..., ~self._is_suffix].sum(-1)
         longest = (~self._is_suffix).sum() + 1
-        coherent = (coherence * 8).long().clamp(0, 7) + 1 if self.config.coherence_gate else coherence.long() * 0
+        coherent = (
+            (coherence * 8).long().clamp(0, 7) + 1 if self.config.coherence_gate else coherence.long() * 0
+        )
         return torch.stack(
             [tokens % 256 + 1, place.clamp(-10, 10) + 10, suffixes * longest + words, coherent], dim=-1
         )
