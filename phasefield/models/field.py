@@ -37,7 +37,7 @@ class FieldConfig:
     vocab_size: int
     """symbols of the tokenizer"""
     contexts: str = "0 1 2 3 4 5 6 8 w w1 w2 ws"
-    """what the crystal remembers by: the last n tokens, the word so far (w), with earlier ones (w1, w2, ws)"""
+    """what the crystal remembers by: the last n tokens, the word so far (w), with earlier (w1, w2, ws)"""
     sites: int = 2**22
     """sites of each of the crystal's two tables, a power of two"""
     state_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
