@@ -14,7 +14,7 @@ from ..layers.crystal import CrystalMemory
 from ..layers.golden import golden_frequencies, phase_harmonics
 from ..layers.gravity import GravityMemory, GravityState
 from ..layers.mixture import BornMixture, confidence_level
-from ..layers.perturbation import Kind, perturb
+from ..layers.perturbation import Kind, PerturbationSchedule, perturb
 from .base import ModelLoss
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -72,6 +72,7 @@ class FieldConfig:
         for name, (holds, what) in allowed.items():
             if not holds:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {what}.")
+        PerturbationSchedule.parse(self.perturbation_schedule)
         if self.vocab_size > 1024 and (self.horizon or self.fast_weights):
             raise ValueError(
                 f"vocab_size is {self.vocab_size}; the memories of a sequence hold one-hot codes of at most "
