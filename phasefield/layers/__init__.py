@@ -11,9 +11,11 @@ from .aperiodic import AperiodicRNN
 from .coherence import window_coherence
 from .contexts import ContextPhases
 from .crystal import CrystalMemory
+from .evolution import FieldEvolution
 from .golden import GoldenEmbedding, golden_frequencies, hebbian_amplification, phase_harmonics
 from .gravity import GravityMemory
 from .inertia import ThermodynamicInertiaLoss
+from .local import HebbianCrystal, LocalReadout
 from .lru import AperiodicLRU
 from .mixture import BornMixture
 from .perturbation import PerturbationSchedule, beta_times, levy_stable, perturb
@@ -25,8 +27,11 @@ __all__ = [
     "BornMixture",
     "ContextPhases",
     "CrystalMemory",
+    "FieldEvolution",
     "GoldenEmbedding",
     "GravityMemory",
+    "HebbianCrystal",
+    "LocalReadout",
     "PerturbationSchedule",
     "SiteTable",
     "ThermodynamicInertiaLoss",
