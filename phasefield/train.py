@@ -39,7 +39,8 @@ def parse(arguments: Sequence[str]) -> RunFlags:
     entry = known_model(name)
     model_class = _without_vocabulary(entry.config_class)
     flags_class = make_dataclass("Flags", [("run", TrainConfig), ("model", model_class)], frozen=True)
-    default = flags_class(TrainConfig(**entry.training), model_class())
+    run = TrainConfig(**entry.training) if entry.local else TrainConfig()
+    default = flags_class(run, model_class())
     if saved is not None and saved.model == name:
         default = flags_class(saved.run, model_class(**saved.model_flags))
     flags = command_line.parse_flags(

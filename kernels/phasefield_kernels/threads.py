@@ -1,4 +1,9 @@
-"""One thread for loops of small ops on a CPU."""
+"""One thread for loops of small ops on a CPU.
+
+Two Python threads, each with half of the lanes, are no way out: between ops of 20 µs they hand the
+interpreter's lock to each other, at some 10 µs a time. Measured on two cores, the scans took from 0.7 to 2
+times as long as on one thread.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 

@@ -8,6 +8,7 @@ nothing has a gradient.
 """
 
 from .aperiodic import AperiodicRNN
+from .causal_conv import CausalConv1d
 from .coherence import window_coherence
 from .contexts import ContextPhases
 from .crystal import CrystalMemory
@@ -17,14 +18,18 @@ from .gravity import GravityMemory
 from .inertia import ThermodynamicInertiaLoss
 from .local import HebbianCrystal, LocalReadout
 from .lru import AperiodicLRU
+from .mamba import Mamba
+from .mamba2 import Mamba2
 from .mixture import BornMixture
 from .perturbation import PerturbationSchedule, beta_times, levy_stable, perturb
 from .sites import SiteTable
+from .ssm import SSMState
 
 __all__ = [
     "AperiodicLRU",
     "AperiodicRNN",
     "BornMixture",
+    "CausalConv1d",
     "ContextPhases",
     "CrystalMemory",
     "FieldEvolution",
@@ -32,7 +37,10 @@ __all__ = [
     "GravityMemory",
     "HebbianCrystal",
     "LocalReadout",
+    "Mamba",
+    "Mamba2",
     "PerturbationSchedule",
+    "SSMState",
     "SiteTable",
     "ThermodynamicInertiaLoss",
     "beta_times",

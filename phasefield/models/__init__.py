@@ -21,8 +21,17 @@ from typing import Any, Literal
 from torch import nn
 
 from .base import Completes, ModelLoss
+from .diffusion_lm import DiffusionLM, DiffusionLMConfig
 from .field import Field, FieldConfig
+from .iterative_thinking import (
+    IterativeThinking,
+    IterativeThinkingConfig,
+    MaskedIterativeThinking,
+    MaskedIterativeThinkingConfig,
+)
 from .landauer import Landauer, LandauerConfig
+from .mamba import MambaConfig, MambaLM
+from .nanogpt import NanoGPT, NanoGPTConfig
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,12 @@ class ModelEntry:
         return hasattr(self.model_class, "learn_")
 
 
+_TRANSFORMER_SIZES = {
+    "tiny": {"hidden_dim": 128, "num_layers": 4, "num_heads": 4},
+    "small": {"hidden_dim": 256, "num_layers": 6, "num_heads": 8},
+    "medium": {"hidden_dim": 512, "num_layers": 8, "num_heads": 8},
+}
+
 MODELS: dict[str, ModelEntry] = {
     "landauer": ModelEntry(LandauerConfig, Landauer),
     "field": ModelEntry(
@@ -74,15 +89,66 @@ MODELS: dict[str, ModelEntry] = {
             "eval_every": 61,
         },
     ),
+    "mamba": ModelEntry(
+        MambaConfig,
+        MambaLM,
+        sizes={
+            "tiny": {"dim": 128, "num_layers": 4, "d_state": 8},
+            "small": {"dim": 256, "num_layers": 6, "d_state": 16},
+            "medium": {"dim": 512, "num_layers": 8, "d_state": 16},
+        },
+        # The paper's: AdamW with these two, and five times the rate of a GPT-3 of that size.
+        training={"lr": 3e-3, "beta2": 0.95, "weight_decay": 0.1, "cosine": True},
+    ),
+    "nanogpt": ModelEntry(
+        NanoGPTConfig,
+        NanoGPT,
+        sizes=_TRANSFORMER_SIZES,
+        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+    ),
+    "iterative_thinking": ModelEntry(
+        IterativeThinkingConfig,
+        IterativeThinking,
+        sizes=_TRANSFORMER_SIZES,
+        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+    ),
+    "iterative_thinking_masked": ModelEntry(
+        MaskedIterativeThinkingConfig,
+        MaskedIterativeThinking,
+        sizes=_TRANSFORMER_SIZES,
+        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+        measure="masked cross-entropy",
+    ),
+    "diffusion_lm": ModelEntry(
+        DiffusionLMConfig,
+        DiffusionLM,
+        sizes={
+            "tiny": {**_TRANSFORMER_SIZES["tiny"], "diffusion_steps": 100},
+            "small": {**_TRANSFORMER_SIZES["small"], "diffusion_steps": 500},
+            "medium": {**_TRANSFORMER_SIZES["medium"], "diffusion_steps": 1000},
+        },
+        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+        measure="bound",
+    ),
 }
 
 __all__ = [
     "MODELS",
     "Completes",
+    "DiffusionLM",
+    "DiffusionLMConfig",
     "Field",
     "FieldConfig",
+    "IterativeThinking",
+    "IterativeThinkingConfig",
     "Landauer",
     "LandauerConfig",
+    "MambaConfig",
+    "MambaLM",
+    "MaskedIterativeThinking",
+    "MaskedIterativeThinkingConfig",
     "ModelEntry",
     "ModelLoss",
+    "NanoGPT",
+    "NanoGPTConfig",
 ]

@@ -32,17 +32,17 @@ def step_(
     with one_thread_if_small(state.numel(), _WORTH_TWO_THREADS):
         vectors = _in(dtype, torch.stack([k, q])).view(2, number, 1, *q.shape[2:])
         if parts == 2:
-            vectors = (torch.view_as_complex(vectors).conj_physical() * _one_and_i(q.device)).view(dtype)
+            vectors = (torch.view_as_complex(vectors).conj_physical_() * _one_and_i(q.device)).view(dtype)
         key, query = vectors.unbind(0)
         if log_decay is not None:
-            state.flatten(2).mul_(_in(dtype, log_decay).exp().unsqueeze(-1))
+            state.view(*q.shape[:2], rows * columns * parts).mul_(_in(dtype, log_decay).exp().unsqueeze(-1))
         u = _in(dtype, v).reshape(number, rows, parts)
         if delta:
             u = u - torch.bmm(key, S.mT).mT
         if beta is not None:
             u = u * _in(dtype, beta).reshape(number, 1, 1)
         S.baddbmm_(u, key)
-        return _in(q.dtype, torch.bmm(query, S.mT).mT.contiguous().view(v.shape))
+        return _in(q.dtype, torch.bmm(query, S.mT).mT.reshape(v.shape))
 
 
 def _in(dtype: torch.dtype, tensor: Tensor) -> Tensor:

@@ -121,14 +121,15 @@ def _through_activation(
     dz = torch.empty((rows, units, 2), dtype=real, device=z.device)
     grad_threshold = torch.zeros(units, dtype=real, device=z.device)
     scratch = _Scratch(z)
+    direct = grad.dtype == real and grad.stride() == (2 * units, 2, 1)
     for begin, end in _blocks(rows, units):
         block, out = z[begin:end], dz[begin:end]
-        g = scratch.pairs[: end - begin].copy_(grad[begin:end])
+        g = grad[begin:end] if direct else scratch.pairs[: end - begin].copy_(grad[begin:end])
         scale = scratch.scale(block, threshold)
         inverse, along = scratch.inverse[: end - begin], scratch.along[: end - begin]
         torch.mul(block, g, out=out)
         torch.add(out[..., 0], out[..., 1], out=along)
-        along.mul_(inverse).mul_(scale > 0)
+        along.mul_(inverse).mul_(scale.sign())  # 1 where it is open: a comparison takes five times as long
         grad_threshold += along.sum(0)
         along.mul_(inverse.square_()).mul_(threshold)
         bent = torch.view_as_complex(block) * along

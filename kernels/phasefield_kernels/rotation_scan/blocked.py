@@ -19,6 +19,7 @@ from torch import Tensor
 
 # conj_physical throughout: inside a custom op that runs in a compiled graph, conj()'s lazy bit is dropped.
 from ..checks import gradient_dtype, state_dtype
+from ..in_order import addcmul_in_order_
 from ..packing import each_sequence
 from ..pairs import as_complex
 from ..phases import phase_from_radians, radians_from_phase
@@ -253,15 +254,12 @@ def _advance(out: Tensor, x: Tensor, state: Tensor, along: _Along, reverse: bool
     end = inputs[steps[0]].clone()
     for c in steps[1:]:
         torch.addcmul(inputs[c], a[c], end, out=end)
-    entering = torch.empty(end.shape, dtype=state.dtype, device=state.device)
-    carries = (t.unbind(1) for t in (entering, along.total.expand(end.shape), end.to(state.dtype)))
-    carries = list(zip(*carries, strict=True))
-    carried = state
-    for into, total, own in reversed(carries) if reverse else carries:
-        into.copy_(carried)
-        carried = torch.addcmul(own, total, carried, out=own)
-    state.copy_(carried)
-    previous = entering.to(end.dtype)
+    ends = end.to(state.dtype)
+    own, total = (t.unbind(1)[:: -1 if reverse else 1] for t in (ends, along.total.expand(ends.shape)))
+    entering = (state, *own[:-1])
+    addcmul_in_order_(own, total, entering)
+    previous = torch.stack(entering[:: -1 if reverse else 1], dim=1).to(end.dtype)
+    state.copy_(own[-1])
     for c in steps:
         previous = torch.addcmul(inputs[c], a[c], previous, out=values[c])
     if not direct:

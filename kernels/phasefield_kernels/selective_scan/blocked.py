@@ -7,20 +7,24 @@ the state, and y is one batched product with C. The backward recomputes a span's
 
 A span's tensors take 0.5 MB each and three are in use at a time, so that they stay in the cache: an
 elementwise op then takes 0.1 ns a number, where one that allocates its result afresh takes 0.8. They are too
-small for a second thread, whose waking costs more than such an op.
+small for a second thread, whose waking costs more than such an op. The views of all spans of a block are
+made at once, and a span's steps are one call.
 
 States lie as ``[B, steps, G, N, P]`` (P = D / G channels of one of the G groups of B and C), so that what
 broadcasts over N has its channels side by side. Complex A, B, C and h are complex numbers.
 """
+
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..checks import state_dtype
+from ..in_order import addcmul_in_order_
 from ..packing import each_sequence, joined
 from ..threads import one_thread
-from .tiles import Inputs, Layout, saved_numel, tiles
+from .tiles import Inputs, Layout, Room, saved_numel, tiles
 
 
 def forward(
@@ -98,22 +102,17 @@ def backward(
     ), grad_initial
 
 
-def _states(
-    layout: Layout, delta: Tensor, driven: Tensor, B: Tensor, start: Tensor, factors: Tensor, h: Tensor
-) -> Tensor:
-    # Fills factors with exp(Δ_t A) and h with the states, Δ_t x_t being `driven`; returns the last one.
-    torch.mul(delta, layout.A, out=factors).exp_()
-    torch.mul(driven, B, out=h)
-    last = start
-    for h_t, factor_t in zip(h.unbind(1), factors.unbind(1), strict=True):
-        last = h_t.addcmul_(factor_t, last)
-    return last
+def _states(span: SimpleNamespace, A: Tensor, factors: Room, h: Room) -> None:
+    # Fills factors with exp(Δ_t A) and h with the states, Δ_t x_t being `driven`.
+    torch.mul(span.delta, A, out=factors.all).exp_()
+    torch.mul(span.driven, span.B, out=h.all)
+    addcmul_in_order_(h.steps, factors.steps, (span.start, *h.steps[:-1]))
 
 
-def _read(layout: Layout, C: Tensor, h: Tensor) -> Tensor:
-    # C_t h_t, [B, steps, G, 1, P], real.
-    y = torch.matmul(C.mT, h)
-    return 2 * y.real if layout.complex else y
+def _read(C: Tensor, h: Room) -> Tensor:
+    # C_t h_t, [B, steps, G, 1, P], real; C is [B, steps, G, 1, N].
+    y = torch.matmul(C, h.all)
+    return 2 * y.real if y.is_complex() else y
 
 
 def _scan(inputs: Inputs, y: Tensor, state: Tensor) -> Tensor:
@@ -128,21 +127,19 @@ def _scan(inputs: Inputs, y: Tensor, state: Tensor) -> Tensor:
 def _forward(layout: Layout, y: Tensor, state: Tensor) -> None:
     # Fills y and the start states, and moves the state on.
     inputs, last = layout.inputs, layout.state_in(state)
-    factors, h = layout.workspace(2)
+    rooms = layout.workspace(2)
     for begin, end in layout.blocks():
         x = layout.by_channel(inputs.x, begin, end)
         B, C = layout.by_state(inputs.B, begin, end), layout.by_state(inputs.C, begin, end)
         delta, _ = layout.delta(begin, end)
         driven = delta * x
         out = torch.empty_like(driven)
-        for span, start in layout.spans(begin, end):
-            start.copy_(last)
-            steps = span.stop - span.start
-            h_span = h[:, :steps]
-            last = _states(
-                layout, delta[:, span], driven[:, span], B[:, span], start, factors[:, :steps], h_span
-            )
-            out[:, span] = _read(layout, C[:, span], h_span)
+        for span in layout.spans(begin, end, delta=delta, driven=driven, B=B, C=C.mT, out=out):
+            factors, h = rooms[span.delta.shape[1]]
+            span.start.copy_(last)
+            _states(span, layout.A, factors, h)
+            last = h.steps[-1]
+            span.out.copy_(_read(span.C, h))
         if layout.D is not None:
             out.addcmul_(layout.D, x)
         if inputs.z is not None:
@@ -157,7 +154,7 @@ def _backward(layout: Layout, grad_y: Tensor, grads: Inputs, carry: Tensor) -> N
     scale = 2 if layout.complex else 1
     G_first = layout.state_in(carry).conj_physical()
     sum_A = torch.zeros_like(G_first)
-    factors, h, G = layout.workspace(3)
+    rooms = layout.workspace(3)
     for begin, end in reversed(layout.blocks()):
         x = layout.by_channel(inputs.x, begin, end)
         B, C = layout.by_state(inputs.B, begin, end), layout.by_state(inputs.C, begin, end)
@@ -168,31 +165,46 @@ def _backward(layout: Layout, grad_y: Tensor, grads: Inputs, carry: Tensor) -> N
             grad_out, z = dy, layout.by_channel(inputs.z, begin, end)
             dy = grad_out * F.silu(z)
         read, by_x, by_delta = (torch.empty_like(driven) for _ in range(3))
-        by_B, by_C = (torch.empty_like(B) for _ in range(2))
-        number_dy, number_driven = dy.to(h.dtype), driven.to(h.dtype)
-        scaled_C = scale * C
-        for span, start in reversed(layout.spans(begin, end)):
-            steps = span.stop - span.start
-            a, h_span, G_span = factors[:, :steps], h[:, :steps], G[:, :steps]
-            _states(layout, delta[:, span], driven[:, span], B[:, span], start, a, h_span)
+        by_B, by_C = (torch.empty_like(B.mT) for _ in range(2))
+        number = layout.A.dtype
+        spans = layout.spans(
+            begin,
+            end,
+            delta=delta,
+            driven=driven,
+            dy=dy,
+            number_delta=delta.to(number),
+            number_driven=driven.to(number),
+            number_dy=dy.to(number),
+            B=B,
+            B_row=B.mT,
+            C=C.mT,
+            scaled_C=scale * C,
+            read=read,
+            by_x=by_x,
+            by_delta=by_delta,
+            by_B=by_B,
+            by_C=by_C,
+        )
+        for span in reversed(spans):
+            factors, h, G = rooms[span.delta.shape[1]]
+            _states(span, layout.A, factors, h)
             if inputs.z is not None:
-                read[:, span] = _read(layout, C[:, span], h_span)
-            by_C[:, span] = torch.matmul(number_dy[:, span], h_span.mT).mT
+                span.read.copy_(_read(span.C, h))
+            span.by_C.copy_(torch.matmul(span.number_dy, h.all.mT))
             # G_t, last to first; a_0 G_0 goes on to the span before.
-            torch.mul(scaled_C[:, span], dy[:, span], out=G_span)
-            later = G_span[:, -1].add_(G_first)
-            a_t, G_t = a.unbind(1), G_span.unbind(1)
-            for t in range(steps - 1)[::-1]:
-                later = G_t[t].addcmul_(a_t[t + 1], later)
-            torch.mul(a_t[0], later, out=G_first)
-            by_B[:, span] = torch.matmul(number_driven[:, span], G_span.mT).mT
-            by_x[:, span] = _real(torch.matmul(B[:, span].mT, G_span))
-            Q = G_span.mul_(a)
-            Q[:, 1:] *= h_span[:, :-1]
-            Q[:, 0] *= start
-            by_delta[:, span] = _real(torch.mul(Q, layout.A, out=h_span).sum(-2, keepdim=True))
-            for Q_t, delta_t in zip(Q.unbind(1), delta[:, span].unbind(1), strict=True):
-                sum_A.addcmul_(Q_t, delta_t.to(Q.dtype))
+            torch.mul(span.scaled_C, span.dy, out=G.all)
+            G_t, a_t = G.steps[::-1], factors.steps[::-1]
+            G_t[0].add_(G_first)
+            addcmul_in_order_(G_t[1:], a_t[:-1], G_t[:-1])
+            torch.mul(a_t[-1], G_t[-1], out=G_first)
+            span.by_B.copy_(torch.matmul(span.number_driven, G.all.mT))
+            span.by_x.copy_(_real(torch.matmul(span.B_row, G.all)))
+            Q = G.all.mul_(factors.all)
+            Q[:, 1:] *= h.all[:, :-1]
+            Q[:, 0] *= span.start
+            span.by_delta.copy_(_real(torch.mul(Q, layout.A, out=h.all).sum(-2, keepdim=True)))
+            addcmul_in_order_([sum_A] * len(G_t), G.steps, span.number_delta.unbind(1))
         d_delta, d_x = by_delta.addcmul_(by_x, x), by_x * delta
         if layout.D is not None:
             d_x.addcmul_(layout.D, dy)
@@ -207,8 +219,8 @@ def _backward(layout: Layout, grad_y: Tensor, grads: Inputs, carry: Tensor) -> N
             grads.dt_bias.add_(d_delta.sum((0, 1)).flatten())
         grads.x[:, begin:end] = d_x.flatten(2)
         grads.dt[:, begin:end] = d_delta.flatten(2)
-        grads.B[:, begin:end] += _floats_of(by_B.squeeze(-1))
-        grads.C[:, begin:end] += _floats_of(scale * by_C.squeeze(-1))
+        grads.B[:, begin:end] += _floats_of(by_B.squeeze(-2))
+        grads.C[:, begin:end] += _floats_of(scale * by_C.squeeze(-2))
     carry.copy_(layout.state_out(G_first.conj_physical()))
     grads.A.add_(layout.state_out(sum_A.sum(0).conj_physical()))
 

@@ -1,6 +1,7 @@
 """How selective_scan's torch form cuts its work: tiles of lanes and spans of steps, and how tensors lie."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -116,6 +117,13 @@ def _share(count: int, most: int) -> int:
     return -(-count // max(1, parts)) or 1
 
 
+class Room(NamedTuple):
+    """Where a span's states are worked on: all of them, and step by step."""
+
+    all: Tensor
+    steps: tuple[Tensor, ...]
+
+
 class Layout:
     """How a tile's tensors are laid out, and its parameters and start states in that layout."""
 
@@ -137,15 +145,25 @@ class Layout:
         """(begin, end) of each block of time."""
         return [(t, min(t + _BLOCK, self.length)) for t in range(0, self.length, _BLOCK)]
 
-    def spans(self, begin: int, end: int) -> list[tuple[slice, Tensor]]:
-        """Each span of a block, counted from the block's first step, and its start state."""
-        spans = [slice(t, min(t + self.span, end - begin)) for t in range(0, end - begin, self.span)]
-        return list(zip(spans, self.starts[begin // self.span :], strict=False))
+    def spans(self, begin: int, end: int, **tensors: Tensor) -> list[SimpleNamespace]:
+        """The spans of a block, each with its ``start`` state and its own steps of the tensors, by name."""
+        # All views of a block at once: made span by span, they cost a tenth of the forward.
+        starts = self.starts[begin // self.span : -(-end // self.span)].unbind(0)
+        pieces = (tensor.split(self.span, dim=1) for tensor in tensors.values())
+        return [
+            SimpleNamespace(start=start, **dict(zip(tensors, own, strict=True)))
+            for start, *own in zip(starts, *pieces, strict=True)
+        ]
 
-    def workspace(self, count: int) -> list[Tensor]:
-        """Tensors of a span's states, used by every span: fresh ones would cost page faults."""
-        shape = (self.batch, min(self.span, self.length), *self.A.shape)
-        return [torch.empty(shape, dtype=self.A.dtype, device=self.A.device) for _ in range(count)]
+    def workspace(self, count: int) -> dict[int, list[Room]]:
+        """Rooms by a span's number of steps, the same for every span: fresh ones would cost page faults."""
+        longest = min(self.span, self.length)
+        shape = (self.batch, longest, *self.A.shape)
+        rooms = [torch.empty(shape, dtype=self.A.dtype, device=self.A.device) for _ in range(count)]
+        return {
+            steps: [Room(room[:, :steps], room[:, :steps].unbind(1)) for room in rooms]
+            for steps in {longest, self.length % self.span}
+        }
 
     def numbers(self, tensor: Tensor) -> Tensor:
         """In the state's dtype; as complex numbers if A is complex."""
