@@ -42,14 +42,25 @@ def weights(folder):
     return load_file(find_checkpoint(folder) / "model.safetensors")
 
 
-def test_blocks_cover_the_text_in_order_pass_after_pass():
-    batches = Passes(torch.arange(101), 3, 8)
-    assert batches.batches == 4
-    inputs, targets = zip(*(batches.batch(index) for index in range(4)), strict=True)
-    assert torch.equal(torch.cat(inputs).flatten(), torch.arange(96))
-    assert torch.equal(torch.cat(targets).flatten(), torch.arange(1, 97))
-    assert torch.equal(batches.batch(6)[0], batches.batch(2)[0])
-    assert [batches.repeats(index) for index in (0, 3, 4, 9)] == [False, False, True, True]
+@pytest.mark.parametrize("seed", [0, 1, 12345])
+@pytest.mark.parametrize("blocks", [1, 2, 4, 13])
+def test_each_pass_covers_the_text_once_and_leaps_by_the_golden_section(blocks, seed):
+    batches = Passes(torch.arange(24 * blocks + 5), 3, 8, seed)
+    assert batches.batches == blocks
+    firsts = []
+    for index in range(blocks):
+        inputs, targets = batches.batch(index)
+        assert torch.equal(targets, inputs + 1)
+        assert torch.equal(inputs.flatten(), torch.arange(24) + inputs[0, 0])
+        firsts.append(int(inputs[0, 0]) // 24)
+    assert sorted(firsts) == list(range(blocks))
+    leaps = {(b - a) % blocks for a, b in zip(firsts, firsts[1:], strict=False)}
+    assert leaps == {1: set(), 2: {1}, 4: {3}, 13: {8}}[blocks]
+    assert torch.equal(batches.batch(blocks)[0], batches.batch(0)[0])
+    assert [batches.repeats(index) for index in (0, blocks - 1, blocks)] == [False, False, True]
+
+
+def test_a_text_shorter_than_a_batch_is_refused():
     with pytest.raises(ValueError, match="batch of 3 windows"):
         Passes(torch.arange(24), 3, 8)
 
@@ -121,7 +132,7 @@ def test_it_learns_its_text(field_flags):
     assert outcome.step == 28
 
 
-def test_the_seed_decides_perturbations_and_rounding(field_flags, tmp_path):
+def test_the_seed_decides_the_order_perturbations_and_rounding(field_flags, tmp_path):
     runs = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train_hebbian(field_flags({"state_dtype": "bf16"}, save_dir=str(tmp_path / name), seed=seed))
