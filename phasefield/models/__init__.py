@@ -83,7 +83,7 @@ MODELS: dict[str, ModelEntry] = {
         training={
             "batch_size": 16,
             "seq_len": 512,
-            "lr": 0.05,
+            "lr": 0.1,
             "steps": 122,
             "save_every": 61,
             "eval_every": 61,

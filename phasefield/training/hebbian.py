@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..data import CharTokenizer, load_corpus
 from ..errors import UserError, reported
-from ..layers.golden import PHI
+from ..layers.golden import PHI, hebbian_amplification
 from ..layers.perturbation import PerturbationSchedule
 from .checkpoint import load_model, read_json, write_json, write_model
 from .curve import draw_loss_curve
@@ -240,6 +240,10 @@ def _described(session: _Run, bytes_kept: int, device: torch.device, corpus_name
         f"{corpus_name}: {len(batches.ids):,} training tokens, {session.tokenizer.vocab_size} symbols, "
         f"{batches.batches:,} steps a pass"
     )
+    vocab = session.tokenizer.vocab_size
+    if vocab >= 2:
+        ratio = hebbian_amplification(vocab, vocab)
+        yield f"Hebbian amplification by the origin's log-phase: {ratio:.2f} (V = N = {vocab}, ε = 1e-6)"
     yield f"[val]: {describe_split(len(session.validation) - 1, run.seq_len)}, learning off"
 
 
