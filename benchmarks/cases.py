@@ -6,6 +6,7 @@ models, and an odd one. To add an op, write a function that yields its cases and
 
 from .hebbian_cases import gravity_field_cases, hebbian_update_cases
 from .memory_cases import hebbian_scan_cases, phase_hebbian_scan_cases
+from .norm_cases import phase_norm_cases
 from .product_cases import phase_linear_cases, phase_matmul_cases
 from .scan_cases import (
     aperiodic_scan_cases,
@@ -25,6 +26,7 @@ OPS = {
     "phase_hebbian_scan": phase_hebbian_scan_cases,
     "phase_linear": phase_linear_cases,
     "phase_matmul": phase_matmul_cases,
+    "phase_norm": phase_norm_cases,
     "hebbian_update_": hebbian_update_cases,
     "gravity_field": gravity_field_cases,
 }

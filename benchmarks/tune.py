@@ -25,7 +25,7 @@ from triton.errors import TritonError
 
 from phasefield_kernels.device import architecture, for_architecture
 
-from . import hebbian_cases, memory_cases, product_cases, scan_cases, selective_cases
+from . import hebbian_cases, memory_cases, norm_cases, product_cases, scan_cases, selective_cases
 from .case import Case
 from .compile_gate import CompiledKernel, compile_instead_of_launching, kernels_of
 from .machine_code import MachineCode
@@ -38,6 +38,7 @@ OPS_OF = {
     "selective_scan": ("selective_scan",),
     "hebbian_scan": ("hebbian_scan", "phase_hebbian_scan"),
     "complex_product": ("phase_linear", "phase_matmul"),
+    "phase_norm": ("phase_norm",),
     "hebbian_update": ("hebbian_update_",),
     "gravity_field": ("gravity_field",),
 }
@@ -56,6 +57,7 @@ TYPICAL: dict[ModuleType, dict[str, Any]] = {
     ),
     memory_cases: dict(SMALL=(4, 2048, 12, 64, 64), WIDE=(2, 2048, 4, 256, 256)),
     product_cases: dict(SMALL_PRODUCT=(512, 512, 512), LARGE_PRODUCT=(8192, 1024, 1024)),
+    norm_cases: dict(SMALL_NORM=(8192, 256), LARGE_NORM=(65_536, 768)),
     hebbian_cases: dict(CUT_UPDATE=(8192, 256, 256), LARGE_UPDATE=(8192, 2048, 2048)),
 }
 """Sizes that are timed: the cases' own are for the interpreter."""

@@ -8,9 +8,11 @@ from . import __version__, command_line
 from .errors import UsageError
 
 COMMANDS = {
-    "train": "train a model on characters and save checkpoints",
+    "train": "train a model on a text and save checkpoints",
     "evaluate": "measure a checkpoint on a whole validation split",
     "generate": "continue a prompt with a trained model",
+    "chat": "write a text with a trained model in turns",
+    "compare": "train several models alike and compare them",
     "doctor": "show what will run where, and check every op",
 }
 """Each is a module of this package with ``run(arguments) -> int``."""

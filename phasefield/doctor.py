@@ -62,6 +62,7 @@ CHECKS: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], Callable[[],
         lambda: (_noise(3, 37, 40, 2), _noise(24, 40, 2), _noise(24, 2), _noise(24), _noise(3, 37, 24, 2)),
     ),
     "phase_matmul": (kernels.phase_matmul, lambda: (_noise(3, 20, 40, 2), _noise(40, 24, 2))),
+    "phase_norm": (kernels.phase_norm, lambda: (_noise(3, 37, 40, 2), _noise(40), _noise(40))),
     "rotation_scan": (
         kernels.rotation_scan,
         lambda: (_noise(3, 37, 40, 2), _noise(40), -_noise(40).abs(), _noise(3, 40, 2)),

@@ -10,7 +10,8 @@ from .errors import UsageError, reported
 from .training import TrainConfig, evaluate, find_checkpoint, load_model
 from .training.checkpoint import read_json
 from .training.device import describe_device, out_of_memory_reported, pick_backend, pick_device
-from .training.evaluation import describe_split, validation_ids
+from .training.evaluation import describe_split, predicted_characters, validation_ids
+from .training.flags import known_model
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def run(arguments: Sequence[str]) -> int:
     backend = pick_backend(device)
     checkpoint = find_checkpoint(flags.checkpoint)
     model, tokenizer = load_model(checkpoint, device)
-    trained = read_json(checkpoint / "trainer.json")["flags"]
+    saved = read_json(checkpoint / "trainer.json")
+    trained, measure = saved["flags"], known_model(saved["model"]).measure
     data_path, dataset = flags.data_path, flags.dataset
     if data_path is None and dataset is None:
         data_path, dataset = trained["data_path"], trained["dataset"]
@@ -58,8 +60,9 @@ def run(arguments: Sequence[str]) -> int:
         corpus = load_corpus(dataset or TrainConfig.dataset, data_path)
         ids = validation_ids(corpus, tokenizer).to(device)
     print(f"{checkpoint} on {describe_device(device)}, {backend} backend")
-    result = evaluate(model, ids, flags.batch_size, seq_len)
-    print(f"{corpus.name}: {describe_split(result.tokens, seq_len)}")
+    characters = predicted_characters(corpus, tokenizer, ids)
+    result = evaluate(model, ids, flags.batch_size, seq_len, characters=characters, measure=measure)
+    print(f"{corpus.name}: {describe_split(result.tokens, seq_len, measure)}")
     print(result)
     return 0
 

@@ -1,15 +1,20 @@
 """``phasefield generate --checkpoint DIR --prompt TEXT``: continue a prompt with a trained model."""
 
-import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from rich.console import Console
+from torch import Tensor, nn
 
 from . import command_line
+from .data import TextStream, Tokenizer
+from .drafts import draw_drafts
 from .errors import UsageError, reported
 from .generation import stream_tokens
+from .models import MODELS
+from .sampling import SamplingFlags
 from .training import find_checkpoint, load_model
 from .training.device import out_of_memory_reported, pick_backend, pick_device
 
@@ -22,37 +27,20 @@ class GenerateFlags:
     """a run's folder (its best checkpoint is taken) or a step folder"""
     prompt: str = " "
     """the text to continue"""
-    max_new_tokens: int = 200
-    """characters to write"""
     device: str = "cpu"
     """cpu, auto, cuda, cuda:1, xpu …"""
-    temperature: float = 1.0
-    """of sampling: 1 = the model's own distribution, less is more cautious, 0 = always the likeliest (the
-    --temperature of train is another one, of the energy term)"""
-    top_k: int = 0
-    """choose among the k likeliest characters; 0 = off"""
-    top_p: float = 1.0
-    """choose among the likeliest characters that together reach this probability; 1 = off"""
-    seed: int | None = None
-    """of the choices; different each time if left out"""
+    show_thinking: bool = False
+    """draw how the text settles, for models that draft it as a whole"""
+    sampling: SamplingFlags = SamplingFlags()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
-        allowed = {
-            "prompt": (self.prompt != "", "at least one character"),
-            "max_new_tokens": (self.max_new_tokens >= 0, "at least 0"),
-            "temperature": (0 <= self.temperature < math.inf, "at least 0 (0 = the likeliest) and finite"),
-            "top_k": (self.top_k >= 0, "at least 0 (0 = off)"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1 (1 = off)"),
-            "seed": (self.seed is None or 0 <= self.seed < 2**63, "at least 0 and below 2^63"),
-        }
-        for name, (holds, what) in allowed.items():
-            if not holds:
-                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)!r}; it must be {what}.")
+        if self.prompt == "":
+            raise UsageError("--prompt is ''; it must be at least one character.")
 
 
 @out_of_memory_reported()
 def run(arguments: Sequence[str]) -> int:
-    """Print the prompt and its continuation, character by character as it comes."""
+    """Print the prompt and its continuation, as it comes if the model writes token after token."""
     flags = command_line.parse_flags(
         GenerateFlags,
         arguments,
@@ -61,27 +49,40 @@ def run(arguments: Sequence[str]) -> int:
     )
     device = pick_device(flags.device)
     pick_backend(device)  # a wrong PHASEFIELD_BACKEND is said now
-    model, tokenizer = load_model(find_checkpoint(flags.checkpoint), device)
+    checkpoint = find_checkpoint(flags.checkpoint)
+    model, tokenizer = load_model(checkpoint, device)
+    if flags.show_thinking and not hasattr(model, "complete_steps"):
+        drafting = [name for name, entry in MODELS.items() if hasattr(entry.model_class, "complete_steps")]
+        raise UsageError(
+            f"--show-thinking: the model in {checkpoint} has no drafts to show; models that draft are: "
+            f"{', '.join(drafting) or 'none'}."
+        )
     with reported(ValueError):
         prompt = tokenizer.encode(flags.prompt).to(device).unsqueeze(0)
-    generator = torch.Generator(device)
-    if flags.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(flags.seed)
-    print(flags.prompt, end="", flush=True)
-    for token in stream_tokens(
-        model,
-        prompt,
-        flags.max_new_tokens,
-        temperature=flags.temperature,
-        top_k=flags.top_k,
-        top_p=flags.top_p,
-        generator=generator,
-    ):
-        print(tokenizer.decode(token), end="", flush=True)
-    print()
+    _write(flags, model, tokenizer, prompt)
     return 0
+
+
+def _write(flags: GenerateFlags, model: nn.Module, tokenizer: Tokenizer, prompt: Tensor) -> None:
+    sampling = flags.sampling
+    options = {**sampling.options, "generator": sampling.generator(prompt.device)}
+    count = sampling.max_new_tokens
+    if hasattr(model, "step"):
+        tokens: Iterable[Tensor] = stream_tokens(model, prompt, count, **options)
+    else:
+        with reported(ValueError), torch.inference_mode():
+            if flags.show_thinking:
+                console = Console(highlight=False)
+                answer = draw_drafts(model.complete_steps(prompt, count, **options), tokenizer, console)
+                answer = prompt[:, :0] if answer is None else answer
+            else:
+                answer = model.complete(prompt, count, **options)
+        tokens = answer.unbind(1)
+    text = TextStream(tokenizer)
+    print(flags.prompt, end="", flush=True)
+    for token in tokens:
+        print(text.push(token.item()), end="", flush=True)
+    print(text.finish())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,66 @@ def sample(
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
 
 
-@torch.inference_mode()
+def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
+    """Refuse what :func:`sample` cannot take.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+    if not 0 <= temperature < math.inf:
+        raise ValueError(
+            f"temperature is {temperature}; it must be at least 0 (0 = the likeliest) and finite."
+        )
+    if top_k < 0:
+        raise ValueError(f"top_k is {top_k}; it must be at least 0 (0 = off).")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1 (1 = off).")
+
+
+class Decoding:
+    """A text that a causal model reads and goes on with, in constant memory.
+
+    What is read goes through the model in one pass, what is drawn through its step; the state is all that is
+    kept of the text.
+
+    Args:
+        model: offers ``model(tokens, state)`` and ``model.step(token, state)``; put it in evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._state: Any = None
+        self._unread: Tensor | None = None
+
+    def read(self, tokens: Tensor) -> None:
+        """Append tokens ``[B, T]``; the model reads them when the next one is drawn."""
+        self._unread = tokens if self._unread is None else torch.cat([self._unread, tokens], dim=1)
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The next token ``[B]`` of the text, which is appended to it.
+
+        Raises:
+            ValueError: nothing has been read yet.
+        """
+        if self._unread is None:
+            raise ValueError("the text is empty; read at least one token before drawing.")
+        if self._state is not None and self._unread.shape[1] == 1:
+            logits, self._state = self._model.step(self._unread[:, 0], self._state)
+        else:
+            logits, self._state = self._model(self._unread, self._state)
+            logits = logits[:, -1]
+        token = sample(logits, temperature, top_k, top_p, generator)
+        self._unread = token.unsqueeze(1)
+        return token
+
+
 def stream_tokens(
     model: nn.Module,
     prompt: Tensor,
@@ -81,20 +141,8 @@ def stream_tokens(
         raise ValueError(f"prompt has shape {list(prompt.shape)}; allowed is [B, T] with T at least 1.")
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 0.")
-    if not 0 <= temperature < math.inf:
-        raise ValueError(
-            f"temperature is {temperature}; it must be at least 0 (0 = the likeliest) and finite."
-        )
-    if top_k < 0:
-        raise ValueError(f"top_k is {top_k}; it must be at least 0 (0 = off).")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1 (1 = off).")
-    if max_new_tokens == 0:
-        return
-    logits, state = model(prompt)
-    token = sample(logits[:, -1], temperature, top_k, top_p, generator)
-    yield token
-    for _ in range(max_new_tokens - 1):
-        logits, state = model.step(token, state)
-        token = sample(logits, temperature, top_k, top_p, generator)
-        yield token
+    check_sampling(temperature, top_k, top_p)
+    decoding = Decoding(model)
+    decoding.read(prompt)
+    for _ in range(max_new_tokens):
+        yield decoding.draw(temperature, top_k, top_p, generator)

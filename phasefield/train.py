@@ -4,14 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import make_dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from . import command_line
-from .models import MODELS
+from .models import MODELS, ModelEntry
 from .training import RunFlags, TrainConfig, train
-from .training.flags import known_model
+from .training.flags import flags_of_size, known_model
 from .training.hebbian import train_hebbian
 from .training.run_folder import RunFolder
 
@@ -28,40 +28,68 @@ def run(arguments: Sequence[str]) -> int:
 def parse(arguments: Sequence[str]) -> RunFlags:
     """The flags of a run; with ``--resume``, those left out are the saved run's.
 
+    Otherwise they are those of the ``--size``, the model's own, or the defaults, in this order.
+
     Raises:
-        UsageError: an unknown model or flag, or a value that is not allowed.
+        UsageError: an unknown model, size or flag, or a value that is not allowed.
         UserError: ``--resume`` meets a damaged checkpoint.
     """
     named = bool(arguments) and not arguments[0].startswith("-")
     given, rest = (arguments[0], arguments[1:]) if named else (None, arguments)
-    saved = _saved_flags(rest)
+    where = _read_ahead(rest)
+    saved = _saved_flags(where)
     name = given or (saved.model if saved else DEFAULT_MODEL)
     entry = known_model(name)
-    model_class = _without_vocabulary(entry.config_class)
-    flags_class = make_dataclass("Flags", [("run", TrainConfig), ("model", model_class)], frozen=True)
-    run = TrainConfig(**entry.training) if entry.local else TrainConfig()
-    default = flags_class(run, model_class())
     if saved is not None and saved.model == name:
-        default = flags_class(saved.run, model_class(**saved.model_flags))
+        size, run, of_model = where.size or saved.size, saved.run, saved.model_flags
+    else:
+        size, run, of_model = where.size, _own_defaults(entry, where.steps), flags_of_size(name, where.size)
+    model_class = _without_vocabulary(entry.config_class)
+    flags_class = make_dataclass(
+        "Flags",
+        [("run", TrainConfig), ("model", model_class), *_size_field(entry, size)],
+        frozen=True,
+    )
     flags = command_line.parse_flags(
         flags_class,
         rest,
         command=f"phasefield train {name}",
         description=f"Train a model: phasefield train [MODEL] [FLAGS]. MODEL is one of {', '.join(MODELS)}; "
         f"{DEFAULT_MODEL} if left out.",
-        default=default,
+        default=flags_class(run, model_class(**of_model)),
     )
     model_flags = {field: value for field, value in vars(flags.model).items() if field != "vocab_size"}
-    return RunFlags(name, flags.run, model_flags)
+    return RunFlags(name, flags.run, model_flags, size)
 
 
-def _saved_flags(arguments: Sequence[str]) -> RunFlags | None:
-    """The flags of the run to resume, which become the defaults; None without ``--resume`` or a run."""
+def _read_ahead(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags on which the defaults of the others depend; what is wrong with them the full parser says."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--save-dir", "--save_dir", nargs="?", default=TrainConfig.save_dir)
     parser.add_argument("--resume", action="store_true")
-    where, _ = parser.parse_known_args(arguments)
-    # What is wrong with these two flags is for the full parser to say.
+    parser.add_argument("--size", nargs="?")
+    parser.add_argument("--steps", nargs="?")
+    return parser.parse_known_args(arguments)[0]
+
+
+def _own_defaults(entry: ModelEntry, steps: str | None) -> TrainConfig:
+    """The model's own training defaults, its warm-up no longer than a run of so many steps."""
+    run = TrainConfig(**entry.training)
+    if steps is not None and steps.isdecimal():
+        run = replace(run, warmup_steps=min(run.warmup_steps, int(steps)))
+    return run
+
+
+def _size_field(entry: ModelEntry, size: str | None) -> list[tuple[str, Any, Any]]:
+    """The flag ``--size`` for the full parser, if the model has sizes."""
+    sizes = ", ".join(entry.sizes)
+    help_text = f"of the model: {sizes}; flags given beside it win"
+    field = ("size", Annotated[str | None, tyro.conf.arg(help=help_text)], size)
+    return [field] if entry.sizes else []
+
+
+def _saved_flags(where: argparse.Namespace) -> RunFlags | None:
+    """The flags of the run to resume, which become the defaults; None without ``--resume`` or a run."""
     checkpoint = RunFolder(where.save_dir).latest() if where.resume and where.save_dir else None
     if checkpoint is None:
         return None
@@ -70,7 +98,7 @@ def _saved_flags(arguments: Sequence[str]) -> RunFlags | None:
 
 
 def _without_vocabulary(config_class: type[Any]) -> type[Any]:
-    # The text decides the vocabulary, so it is no flag. A subclass keeps the other fields' help.
+    # The tokenizer decides the vocabulary, so it is no flag. A subclass keeps the other fields' help.
     hidden = [("vocab_size", tyro.conf.Suppress[int], 0)]
     return make_dataclass(config_class.__name__, hidden, bases=(config_class,), frozen=True)
 

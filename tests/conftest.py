@@ -54,7 +54,10 @@ def poisoned_memory(monkeypatch):
         if tensor.device.type in ("cpu", "cuda") and tensor.numel():
             with torch.no_grad():
                 floating = tensor.is_floating_point() or tensor.is_complex()
-                tensor.fill_(float("nan") if floating else torch.iinfo(tensor.dtype).max)
+                if tensor.dtype == torch.bool:
+                    tensor.fill_(True)
+                else:
+                    tensor.fill_(float("nan") if floating else torch.iinfo(tensor.dtype).max)
         return tensor
 
     def poisoning(function):
@@ -63,3 +66,14 @@ def poisoned_memory(monkeypatch):
     for name in POISONED:
         monkeypatch.setattr(torch, name, poisoning(getattr(torch, name)))
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoning(torch.Tensor.new_empty))
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """Let the commands know the models of tests/machinery/toy_models.py."""
+    from phasefield.models import MODELS
+    from tests.machinery.toy_models import TOYS
+
+    for name, entry in TOYS.items():
+        monkeypatch.setitem(MODELS, name, entry)
+    return TOYS

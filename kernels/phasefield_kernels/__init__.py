@@ -14,6 +14,7 @@ from .oscillatory_scan import oscillatory_scan, oscillatory_scan_step, oscillato
 from .phase_hebbian_scan import phase_hebbian_scan, phase_hebbian_scan_step, phase_hebbian_scan_step_
 from .phase_linear import phase_linear
 from .phase_matmul import phase_matmul
+from .phase_norm import phase_norm
 from .phases import GOLDEN_ANGLE, golden_phases, phase_from_radians, radians_from_phase
 from .rotation_scan import rotation_scan, rotation_scan_step, rotation_scan_step_
 from .selective_scan import selective_scan, selective_scan_step, selective_scan_step_
@@ -41,6 +42,7 @@ __all__ = [
     "phase_hebbian_scan_step_",
     "phase_linear",
     "phase_matmul",
+    "phase_norm",
     "radians_from_phase",
     "rotation_scan",
     "rotation_scan_step",

@@ -1,8 +1,11 @@
-"""Texts, characters as tokens, and batches."""
+"""Texts, tokenizers, and batches."""
 
 from .batches import ContiguousStreams, RandomWindows, evaluation_batches
+from .characters import CharTokenizer
 from .corpora import DATASETS, Corpus, load_corpus
-from .tokenizer import CharTokenizer
+from .streaming import TextStream
+from .subwords import SubwordTokenizer
+from .tokenizer import Tokenizer, load_tokenizer, make_tokenizer
 
 __all__ = [
     "DATASETS",
@@ -10,6 +13,11 @@ __all__ = [
     "ContiguousStreams",
     "Corpus",
     "RandomWindows",
+    "SubwordTokenizer",
+    "TextStream",
+    "Tokenizer",
     "evaluation_batches",
     "load_corpus",
+    "load_tokenizer",
+    "make_tokenizer",
 ]

@@ -1,100 +1,74 @@
-"""Characters as tokens."""
+"""What a tokenizer is, and which one a name or a folder means."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
 
-_FILE = "tokenizer.json"
+from .characters import FILE, CharTokenizer
+from .subwords import SubwordTokenizer
 
 
-class CharTokenizer:
-    """One token a character (Unicode code point); token i is the i-th symbol.
-
-    Saved in the format of Hugging Face's ``tokenizers``, so ``AutoTokenizer.from_pretrained`` reads it too.
-
-    Args:
-        symbols: the vocabulary, distinct characters.
-    """
-
-    def __init__(self, symbols: Iterable[str]) -> None:
-        self.symbols = list(symbols)
-        if (
-            not self.symbols
-            or len(set(self.symbols)) != len(self.symbols)
-            or {len(s) for s in self.symbols} != {1}
-        ):
-            raise ValueError(f"symbols are {self.symbols!r:.80}; they must be distinct single characters.")
-        points = [ord(symbol) for symbol in self.symbols]
-        self._ids = np.full(max(points) + 2, -1, dtype=np.int64)
-        self._ids[points] = np.arange(len(points))
-
-    @classmethod
-    def from_text(cls, text: str) -> "CharTokenizer":
-        """The vocabulary of a text: its characters, sorted.
-
-        Give it training and validation text together, as the usual character benchmarks do (Tiny
-        Shakespeare's 65 symbols): a symbol that training never shows then costs its honest price in
-        evaluation instead of stopping the run.
-        """
-        if not text:
-            raise ValueError("text is empty; a vocabulary needs at least one character.")
-        return cls(sorted(set(text)))
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
 
     @property
     def vocab_size(self) -> int:
-        """Number of symbols."""
-        return len(self.symbols)
+        """How many ids there are."""
+        ...
 
     def encode(self, text: str) -> Tensor:
-        """Token ids, int64 ``[len(text)]``.
+        """Token ids, int64 ``[tokens]``.
 
         Raises:
-            ValueError: characters outside the vocabulary; the message names the first and where it stands.
+            ValueError: the text cannot be written in these tokens.
         """
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        ids = self._ids[np.minimum(points, len(self._ids) - 1)]
-        unknown = np.flatnonzero(ids < 0)
-        if len(unknown):
-            at = int(unknown[0])
-            others = "" if len(unknown) == 1 else f" (and {len(unknown) - 1:,} more)"
-            raise ValueError(
-                f"the text has {text[at]!r} at position {at:,}{others}, which is not in the vocabulary of "
-                f"{self.vocab_size} symbols: {''.join(self.symbols)!r:.200}"
-            )
-        return torch.from_numpy(ids)
+        ...
 
     def decode(self, ids: Iterable[int] | Tensor) -> str:
         """The text of token ids."""
-        values = ids.tolist() if isinstance(ids, Tensor) else ids
-        return "".join(self.symbols[i] for i in values)
+        ...
 
     def save(self, folder: Path | str) -> None:
-        """Write ``tokenizer.json`` (and the small file that tells transformers its class) into a folder."""
-        from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+        """Write the tokenizer into a folder; :func:`load_tokenizer` reads it."""
+        ...
 
-        vocabulary = {symbol: i for i, symbol in enumerate(self.symbols)}
-        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=self.symbols[0]))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-        tokenizer.decoder = decoders.Fuse()
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        (Path(folder) / _FILE).write_text(tokenizer.to_str(), encoding="utf-8")
-        (Path(folder) / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
-    @classmethod
-    def load(cls, folder: Path | str) -> "CharTokenizer":
-        """The tokenizer that :meth:`save` wrote into a folder.
+def make_tokenizer(name: str, text: str) -> Tokenizer:
+    """The tokenizer of a training run.
 
-        Raises:
-            FileNotFoundError: there is none.
-            ValueError: the file is damaged, or is another kind of tokenizer.
-        """
-        path = Path(folder) / _FILE
-        try:
-            vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
-            return cls(sorted(vocabulary, key=vocabulary.__getitem__))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged or is not a character tokenizer: {error}") from error
+    Args:
+        name: ``char``, the symbols of ``text``; ``gpt2``; or a folder, see :meth:`SubwordTokenizer.read`.
+        text: all that will be encoded.
+
+    Raises:
+        ValueError: an unknown name, or a folder without a tokenizer.
+        RuntimeError: GPT-2's files are not installed.
+    """
+    if name == "char":
+        return CharTokenizer.from_text(text)
+    if name == "gpt2":
+        return SubwordTokenizer.gpt2()
+    if not Path(name).is_dir():
+        raise ValueError(
+            f"tokenizer is {name!r}; allowed are char, gpt2, or a folder that holds a tokenizer."
+        )
+    return SubwordTokenizer.read(name)
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """The tokenizer that a checkpoint was saved with.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is damaged.
+    """
+    path = Path(folder) / FILE
+    try:
+        splitter = json.loads(path.read_text(encoding="utf-8"))["pre_tokenizer"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    by_character = isinstance(splitter, dict) and splitter.get("pattern") == {"Regex": r"[\s\S]"}
+    return CharTokenizer.load(folder) if by_character else SubwordTokenizer.read(folder)

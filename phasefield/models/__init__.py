@@ -8,7 +8,8 @@ A model is built from a frozen config dataclass whose first field is ``vocab_siz
   from a generator of the model's own.
 - a causal model: ``logits, state = model(tokens, state)``, for decoding ``logits, state = model.step(token,
   state)``, and ``model.init_state(batch)``;
-- another one: ``model.complete(prompt, length, …)``, see :class:`Completes`.
+- another one: ``model.complete(prompt, length, …)``, see :class:`Completes`;
+- where it is not six times its parameters: ``model.training_flops_per_token(seq_len)``.
 
 Adam's weight decay spares parameters of fewer than two dimensions and those marked ``_no_weight_decay``.
 """
@@ -32,6 +33,10 @@ from .iterative_thinking import (
 from .landauer import Landauer, LandauerConfig
 from .mamba import MambaConfig, MambaLM
 from .nanogpt import NanoGPT, NanoGPTConfig
+from .phase_field import SIZES as PHASE_FIELD_SIZES
+from .phase_field import PhaseField, PhaseFieldConfig
+
+Measure = Literal["cross-entropy", "masked cross-entropy", "bound"]
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,15 @@ class ModelEntry:
         training: the training flags whose defaults are the model's own, by field of ``TrainConfig``.
         measure: what the loss's ``content`` is, in nats a token: the cross-entropy of the next token, that of
             masked tokens only, or a bound on the cross-entropy.
+        width: the config field that a comparison changes to match models' numbers of parameters.
     """
 
     config_class: type[Any]
     model_class: type[nn.Module]
     sizes: Mapping[str, Mapping[str, Any]] = dataclass_field(default_factory=dict)
     training: Mapping[str, Any] = dataclass_field(default_factory=dict)
-    measure: Literal["cross-entropy", "masked cross-entropy", "bound"] = "cross-entropy"
+    measure: Measure = "cross-entropy"
+    width: str = "hidden_dim"
 
     @property
     def causal(self) -> bool:
@@ -97,8 +104,18 @@ MODELS: dict[str, ModelEntry] = {
             "small": {"dim": 256, "num_layers": 6, "d_state": 16},
             "medium": {"dim": 512, "num_layers": 8, "d_state": 16},
         },
+        width="dim",
         # The paper's: AdamW with these two, and five times the rate of a GPT-3 of that size.
         training={"lr": 3e-3, "beta2": 0.95, "weight_decay": 0.1, "cosine": True},
+    ),
+    "phase_field": ModelEntry(
+        PhaseFieldConfig,
+        PhaseField,
+        sizes=PHASE_FIELD_SIZES,
+        training={
+            **{"batch_size": 8, "seq_len": 256, "lr": 1e-3, "warmup_steps": 100, "cosine": True},
+            **{"beta2": 0.95, "weight_decay": 0.01},
+        },
     ),
     "nanogpt": ModelEntry(
         NanoGPTConfig,
@@ -147,8 +164,11 @@ __all__ = [
     "MambaLM",
     "MaskedIterativeThinking",
     "MaskedIterativeThinkingConfig",
+    "Measure",
     "ModelEntry",
     "ModelLoss",
     "NanoGPT",
     "NanoGPTConfig",
+    "PhaseField",
+    "PhaseFieldConfig",
 ]

@@ -24,7 +24,12 @@ class ModelLoss:
 
 
 class Completes(Protocol):
-    """A model that writes many tokens at once instead of one after another."""
+    """A model that writes many tokens at once instead of one after another.
+
+    It may also offer ``complete_steps``, with the arguments of :meth:`complete`: an iterator over drafts
+    ``[B, n]``, n at most ``length``, the last of them the answer. In a draft an id outside the vocabulary is
+    a place not decided yet.
+    """
 
     def complete(
         self,

@@ -1,13 +1,12 @@
 """Continuing a prompt with a model that fills a block of positions at once."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..generation import filter_logits
+from ..generation import check_sampling, filter_logits
 
 UNDECIDED = -1
 """In a draft: no token yet."""
@@ -27,14 +26,7 @@ class Sampling:
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(
-                f"temperature is {self.temperature}; it must be at least 0 (0 = the likeliest) and finite."
-            )
-        if self.top_k < 0:
-            raise ValueError(f"top_k is {self.top_k}; it must be at least 0 (0 = off).")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (1 = off).")
+        check_sampling(self.temperature, self.top_k, self.top_p)
 
     def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens ``[N]`` from logits ``[N, V]``, and the model's own probability of each."""

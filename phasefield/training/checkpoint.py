@@ -12,17 +12,20 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from .. import __version__
-from ..data import CharTokenizer
+from ..data import Tokenizer, load_tokenizer
 from ..errors import UserError
 from ..models import MODELS
 from .durable import sha256, sync_file, sync_folder
@@ -30,15 +33,16 @@ from .durable import sha256, sync_file, sync_folder
 MANIFEST = "manifest.json"
 
 
-def write_model(folder: Path, name: str, model: nn.Module, tokenizer: CharTokenizer) -> None:
+def write_model(folder: Path, name: str, model: nn.Module, tokenizer: Tokenizer) -> None:
     """Write what inference needs: config, weights, tokenizer."""
     config = {"model_type": name, "phasefield_version": __version__, **asdict(model.config)}
     write_json(folder / "config.json", config)
-    write_tensors(folder / "model.safetensors", model.state_dict())
+    with _full_disk_is_an_os_error("model.safetensors"):
+        save_model(model, str(folder / "model.safetensors"), {"format": "pt"})  # tied weights once
     tokenizer.save(folder)
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, CharTokenizer]:
+def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, Tokenizer]:
     """The model of a checkpoint folder, in evaluation mode, and its tokenizer.
 
     Raises:
@@ -50,8 +54,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Mod
     try:
         entry = MODELS[name]
         model = entry.model_class(entry.config_class(**saved))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        tokenizer = CharTokenizer.load(folder)
+        load_weights(model, folder / "model.safetensors")
+        tokenizer = load_tokenizer(folder)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {folder} (model {name!r}, written by phasefield {version}) cannot be loaded by "
@@ -85,11 +89,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors by name; a full disk raises OSError, whatever safetensors raises."""
-    try:
+    """Write tensors by name.
+
+    Raises:
+        OSError: the disk is full, or failed.
+    """
+    with _full_disk_is_an_os_error(path.name):
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
+
+
+@contextmanager
+def _full_disk_is_an_os_error(name: str) -> Iterator[None]:
+    try:
+        yield
     except SafetensorError as error:
-        raise OSError(f"{path.name}: {error}") from error
+        raise OSError(f"{name}: {error}") from error
 
 
 def seal(folder: Path) -> None:

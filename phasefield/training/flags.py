@@ -35,6 +35,21 @@ def known_model(name: str) -> ModelEntry:
     return MODELS[name]
 
 
+def flags_of_size(model: str, size: str | None) -> dict[str, Any]:
+    """The config fields that a size of a model sets; none without a size.
+
+    Raises:
+        UsageError: the model has no size of that name.
+    """
+    sizes = known_model(model).sizes
+    if size is None:
+        return {}
+    if size not in sizes:
+        allowed = f"its sizes are {', '.join(sizes)}" if sizes else "it has no sizes, only flags of its own"
+        raise UsageError(f"--size is {size!r}, which {model} does not have; {allowed}.")
+    return dict(sizes[size])
+
+
 @dataclass(frozen=True)
 class RunFlags:
     """All flags of ``phasefield train``.
@@ -42,29 +57,37 @@ class RunFlags:
     Attributes:
         model: the model's name.
         run: the flags of training.
-        model_flags: the fields of the model's config, without ``vocab_size``, which the text decides; those
-            left out get their defaults.
+        model_flags: the fields of the model's config, without ``vocab_size``, which the tokenizer decides;
+            those left out get the values of the size, or else their defaults.
+        size: one of the model's sizes by name, or None.
 
     Raises:
-        UsageError: an unknown model, or a flag it does not have.
+        UsageError: an unknown model or size, or a flag the model does not have.
     """
 
     model: str
     run: TrainConfig
     model_flags: dict[str, Any]
+    size: str | None = None
 
     def __post_init__(self) -> None:
         _, *model_fields = fields(known_model(self.model).config_class)
         defaults = {field.name: field.default for field in model_fields}
+        of_size = flags_of_size(self.model, self.size)
         if unknown := self.model_flags.keys() - defaults.keys():
             raise UsageError(
                 f"{self.model} has no {', '.join(sorted(unknown))}; its flags are {', '.join(defaults)}."
             )
-        object.__setattr__(self, "model_flags", defaults | self.model_flags)
+        object.__setattr__(self, "model_flags", defaults | of_size | self.model_flags)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"model": self.model, "flags": asdict(self.run), "model_flags": self.model_flags}
+        return {
+            "model": self.model,
+            "size": self.size,
+            "flags": asdict(self.run),
+            "model_flags": self.model_flags,
+        }
 
     @classmethod
     def saved_in(cls, checkpoint: Path) -> "RunFlags":
@@ -76,7 +99,7 @@ class RunFlags:
         verify(checkpoint)
         saved = read_json(checkpoint / "trainer.json")
         try:
-            return cls(saved["model"], TrainConfig(**saved["flags"]), saved["model_flags"])
+            return cls(saved["model"], TrainConfig(**saved["flags"]), saved["model_flags"], saved.get("size"))
         except (KeyError, TypeError, UsageError) as error:
             raise UserError(
                 f"checkpoint {checkpoint} was written by another version of phasefield: {error!r}"
@@ -93,7 +116,9 @@ class RunFlags:
                 f"MODEL is {self.model}, but the run in {self.run.save_dir} trains {before.model}; "
                 "--resume continues the same model."
             )
-        given, kept = asdict(self.run) | self.model_flags, asdict(before.run) | before.model_flags
+        given, kept = (
+            {"size": flags.size, **asdict(flags.run), **flags.model_flags} for flags in (self, before)
+        )
         # The cosine ends at the last step: another one is another schedule.
         free = _MAY_CHANGE - {"steps"} if self.run.cosine else _MAY_CHANGE
         for name in given:

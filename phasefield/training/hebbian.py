@@ -14,20 +14,20 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from ..data import CharTokenizer, load_corpus
+from ..data import Tokenizer, load_corpus, make_tokenizer
 from ..errors import UserError, reported
 from ..layers.golden import PHI, hebbian_amplification
 from ..layers.perturbation import PerturbationSchedule
 from .checkpoint import load_model, read_json, write_json, write_model
 from .curve import draw_loss_curve
 from .device import describe_device, out_of_memory_reported, pick_device
-from .evaluation import describe_split, evaluate, validation_ids
+from .evaluation import describe_split, evaluate, predicted_characters, validation_ids
 from .flags import RunFlags, known_model
 from .interrupt import Interrupt
 from .loop import Outcome
 from .progress import ProgressReport
 from .run_folder import RunFolder
-from .session import _check_same_start, _checkpoint_to_resume, _fingerprint
+from .session import _check_same_start, _checkpoint_to_resume, fingerprint
 
 FINAL_RATE = 0.02
 """The mixture's rate falls linearly to this part of ``--lr`` over the run."""
@@ -81,9 +81,10 @@ class _Run:
 
     flags: RunFlags
     model: nn.Module
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     batches: Passes
     validation: Tensor
+    validation_characters: int
     folder: RunFolder
     started_on: dict[str, Any]
     schedule: PerturbationSchedule
@@ -185,7 +186,13 @@ def _learn(session: _Run, index: int) -> float:
 
 def _validate(session: _Run, progress: ProgressReport) -> bool:
     run = session.flags.run
-    result = evaluate(session.model, session.validation, run.batch_size, run.seq_len)
+    result = evaluate(
+        session.model,
+        session.validation,
+        run.batch_size,
+        run.seq_len,
+        characters=session.validation_characters,
+    )
     progress.note(f"[val] step {session.step:,}  {result}")
     scores = {"total": result.total, **result.terms, "bits_per_character": result.bits_per_character}
     session.validations.append({"step": session.step, **scores})
@@ -202,11 +209,12 @@ def _open(flags: RunFlags, console: Console) -> _Run:
     device = pick_device(run.device)
     with reported(ValueError, OSError, RuntimeError):
         corpus = load_corpus(run.dataset, run.data_path)
-    started_on = {"text_sha256": _fingerprint(corpus), "processes": 1}
+    started_on = {"text_sha256": fingerprint(corpus), "processes": 1}
     torch.manual_seed(run.seed)
     entry = known_model(flags.model)
     if checkpoint is None:
-        tokenizer = CharTokenizer.from_text(corpus.train + corpus.validation)
+        with reported(ValueError, RuntimeError):
+            tokenizer = make_tokenizer(run.tokenizer, corpus.train + corpus.validation)
         with reported(ValueError):
             model = entry.model_class(entry.config_class(tokenizer.vocab_size, **flags.model_flags)).to(
                 device
@@ -219,7 +227,8 @@ def _open(flags: RunFlags, console: Console) -> _Run:
         schedule = PerturbationSchedule.parse(flags.model_flags["perturbation_schedule"])
         batches = Passes(tokenizer.encode(corpus.train).to(device), run.batch_size, run.seq_len, run.seed)
         validation = validation_ids(corpus, tokenizer).to(device)
-    session = _Run(flags, model, tokenizer, batches, validation, folder, started_on, schedule)
+    characters = predicted_characters(corpus, tokenizer, validation)
+    session = _Run(flags, model, tokenizer, batches, validation, characters, folder, started_on, schedule)
     if checkpoint is not None:
         session.restore(checkpoint)
     bytes_kept = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
@@ -244,10 +253,10 @@ def _described(session: _Run, bytes_kept: int, device: torch.device, corpus_name
     if vocab >= 2:
         ratio = hebbian_amplification(vocab, vocab)
         yield f"Hebbian amplification by the origin's log-phase: {ratio:.2f} (V = N = {vocab}, ε = 1e-6)"
-    yield f"[val]: {describe_split(len(session.validation) - 1, run.seq_len)}, learning off"
+    yield f"[val]: {describe_split(len(session.validation) - 1, run.seq_len, 'cross-entropy')}, learning off"
 
 
-def boundaries(tokenizer: CharTokenizer) -> Tensor:
+def boundaries(tokenizer: Tokenizer) -> Tensor:
     """Which tokens stand between words: those without a letter, a digit or an apostrophe; bool ``[V]``."""
     texts = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
     return torch.tensor([not any(c.isalnum() or c == "'" for c in text) for text in texts])

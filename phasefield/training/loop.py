@@ -10,11 +10,13 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from ..errors import UserError, reported
+from .carried import detached
 from .config import learning_rate
 from .curve import draw_loss_curve
 from .device import out_of_memory_reported
 from .flags import RunFlags
 from .interrupt import Interrupt
+from .optimizer import set_learning_rate
 from .progress import ProgressReport
 from .session import Session, open_session
 
@@ -65,7 +67,7 @@ def train(flags: RunFlags, console: Console | None = None) -> Outcome:
     with session, Interrupt() as interrupt, progress:
         while state.step < run.steps:
             state.step = step = state.step + 1
-            optimizer.param_groups[0]["lr"] = learning_rate(run, step)
+            set_learning_rate(optimizer, learning_rate(run, step))
             for micro in range(accumulation):
                 index = (step - 1) * accumulation + micro
                 carried = None if session.batches.restarts(index) else state.carried
@@ -75,7 +77,7 @@ def train(flags: RunFlags, console: Console | None = None) -> Outcome:
                     accelerator.backward(loss.total / accumulation)
                 state.running_loss += loss.total.detach() / accumulation
                 if run.stateful:
-                    state.carried = loss.state.detach()
+                    state.carried = detached(loss.state)
             if run.grad_clip:
                 torch.nn.utils.clip_grad_norm_(parameters, run.grad_clip)
             optimizer.step()
@@ -135,7 +137,9 @@ def _validate(session: Session, progress: ProgressReport) -> bool:
     if not math.isfinite(result.total):
         raise _diverged(session, f"the validation total at step {state.step} is {result.total}")
     progress.note(f"[val] step {state.step:,}  {result}")
-    scores = {"total": result.total, **result.terms, "bits_per_character": result.bits_per_character}
+    scores = {"total": result.total, **result.terms}
+    if result.bits_per_character is not None:
+        scores["bits_per_character"] = result.bits_per_character
     session.log({f"validation/{name}": value for name, value in scores.items()})
     state.validations.append({"step": state.step, **scores})
     improved = state.best_total is None or result.total < state.best_total

@@ -13,15 +13,16 @@ from accelerate.utils import LoggerType, ProjectConfiguration
 from rich.console import Console
 from torch import Tensor, nn
 
-from ..data import CharTokenizer, ContiguousStreams, Corpus, RandomWindows, load_corpus
+from ..data import ContiguousStreams, Corpus, RandomWindows, Tokenizer, load_corpus, make_tokenizer
 from ..errors import UsageError, UserError, reported
 from ..models import ModelLoss
 from .average import WeightAverage
 from .checkpoint import load_model, read_json, write_model
 from .config import TrainConfig
 from .device import describe_device, pick_backend, pick_device
-from .evaluation import Evaluation, describe_split, evaluate, validation_ids
+from .evaluation import Evaluation, describe_split, evaluate, predicted_characters, validation_ids
 from .flags import RunFlags, known_model
+from .optimizer import make_optimizer
 from .run_folder import RunFolder
 from .state import RunState, local_tensors, read_state, write_state
 
@@ -52,6 +53,7 @@ class Session:
         tokenizer: of the text.
         batches: training batches, a pure function of their index.
         validation: int64 ids of the validation split, on the device.
+        validation_characters: what those tokens but the first stand for.
         folder: where checkpoints go.
         state: where the run stands.
         started_on: a fingerprint of the text and the number of processes, which a resumed run must share.
@@ -64,9 +66,10 @@ class Session:
     loss: nn.Module
     optimizer: torch.optim.Optimizer
     corpus_name: str
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     batches: RandomWindows | ContiguousStreams
     validation: Tensor
+    validation_characters: int
     folder: RunFolder
     state: RunState
     started_on: dict[str, Any]
@@ -74,7 +77,15 @@ class Session:
     def evaluate(self) -> Evaluation:
         """One pass over the validation split, in float32, shared among the processes."""
         run = self.flags.run
-        return evaluate(self.average.model, self.validation, run.batch_size, run.seq_len, self.accelerator)
+        return evaluate(
+            self.average.model,
+            self.validation,
+            run.batch_size,
+            run.seq_len,
+            self.accelerator,
+            characters=self.validation_characters,
+            measure=known_model(self.flags.model).measure,
+        )
 
     def save(self) -> None:
         """Save a checkpoint of this step and point to it; every process must call it."""
@@ -131,12 +142,13 @@ def open_session(flags: RunFlags, console: Console) -> Session:
     with reported(ValueError, OSError, RuntimeError):
         corpus = load_corpus(run.dataset, run.data_path)
     accelerator = _accelerator(run)
-    started_on = {"text_sha256": _fingerprint(corpus), "processes": accelerator.num_processes}
+    started_on = {"text_sha256": fingerprint(corpus), "processes": accelerator.num_processes}
     # Other processes take the main one's weights, and need random numbers of their own.
     torch.manual_seed(run.seed + accelerator.process_index)
+    entry = known_model(flags.model)
     if checkpoint is None:
-        tokenizer = CharTokenizer.from_text(corpus.train + corpus.validation)
-        entry = known_model(flags.model)
+        with reported(ValueError, RuntimeError):
+            tokenizer = make_tokenizer(run.tokenizer, corpus.train + corpus.validation)
         with reported(ValueError):
             model = entry.model_class(entry.config_class(tokenizer.vocab_size, **flags.model_flags))
     else:
@@ -145,6 +157,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
     with reported(ValueError):
         batches = _training_batches(run, tokenizer.encode(corpus.train), accelerator)
         validation = validation_ids(corpus, tokenizer).to(accelerator.device)
+    carried_form = _carried_form(flags.model, model) if run.stateful else None
     backend = pick_backend(accelerator.device)
     if accelerator.is_main_process:
         weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -153,11 +166,10 @@ def open_session(flags: RunFlags, console: Console) -> Session:
     model.train()
     loss = accelerator.prepare(torch.compile(_Loss(model)) if run.compile else _Loss(model))
     average = WeightAverage(model, run.average_decay)
-    # Fused is the fastest on a CPU too: a third of the time of the loop or foreach.
-    optimizer = torch.optim.Adam(model.parameters(), lr=run.lr, fused=True)
+    optimizer = make_optimizer(model, run)
     state = RunState(running_loss=torch.zeros((), device=accelerator.device))
     if checkpoint is not None:
-        read_state(checkpoint, state, model, optimizer, accelerator, model.init_state(1))
+        read_state(checkpoint, state, model, optimizer, accelerator, carried_form)
     _start_tracker(flags, accelerator)
     if accelerator.is_main_process:
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -165,7 +177,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
             f"{flags.model}: {parameters:,} parameters, {run.precision}, on "
             f"{describe_device(accelerator.device)}, {backend} backend, seed {run.seed}\n"
             f"{corpus.name}: {len(corpus.train):,} training characters, {tokenizer.vocab_size} symbols\n"
-            f"[val]: {describe_split(len(validation) - 1, run.seq_len)}",
+            f"[val]: {describe_split(len(validation) - 1, run.seq_len, entry.measure)}",
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -181,10 +193,21 @@ def open_session(flags: RunFlags, console: Console) -> Session:
         tokenizer=tokenizer,
         batches=batches,
         validation=validation,
+        validation_characters=predicted_characters(corpus, tokenizer, validation),
         folder=folder,
         state=state,
         started_on=started_on,
     )
+
+
+def _carried_form(name: str, model: nn.Module) -> Any:
+    """A state that the model's loss gives back, which shows whether it has one and what it is made of."""
+    token = torch.zeros(1, 1, dtype=torch.int64)
+    with torch.no_grad():
+        state = model.eval().loss(token, token).state
+    if state is None:
+        raise UsageError(f"--stateful: {name} has no state to carry from batch to batch; leave the flag out.")
+    return state
 
 
 def _checkpoint_to_resume(flags: RunFlags, folder: RunFolder) -> Path | None:
@@ -215,7 +238,8 @@ def _check_same_start(checkpoint: Path, started_on: dict[str, Any]) -> None:
         )
 
 
-def _fingerprint(corpus: Corpus) -> str:
+def fingerprint(corpus: Corpus) -> str:
+    """The SHA-256 of a text and of where it is cut."""
     digest = hashlib.sha256(corpus.train.encode())
     digest.update(b"\0")
     digest.update(corpus.validation.encode())

@@ -1,6 +1,5 @@
 """Where a run stands, and how that is written into a checkpoint and read back, bit for bit."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .carried import from_named_tensors, named_tensors
 from .checkpoint import read_json, write_json, write_tensors
 
 
@@ -47,7 +47,7 @@ def local_tensors(state: RunState, accelerator: Accelerator) -> dict[str, Tensor
     if device.type != "cpu":
         tensors["random.device"] = torch.get_device_module(device).get_rng_state(device)
     if state.carried is not None:
-        tensors |= {f"carried.{name}": tensor for name, tensor in _parts(state.carried).items()}
+        tensors |= {f"carried.{name}": tensor for name, tensor in named_tensors(state.carried).items()}
     return {
         name: accelerator.gather(tensor.to(device).unsqueeze(0)).cpu() for name, tensor in tensors.items()
     }
@@ -65,13 +65,7 @@ def _restore_local(state: RunState, tensors: dict[str, Tensor], form: Any) -> No
         if name.startswith("carried.")
     }
     if carried:
-        state.carried = carried["state"] if isinstance(form, Tensor) else dataclasses.replace(form, **carried)
-
-
-def _parts(carried: Any) -> dict[str, Tensor]:
-    if isinstance(carried, Tensor):
-        return {"state": carried}
-    return {part.name: getattr(carried, part.name) for part in dataclasses.fields(carried)}
+        state.carried = from_named_tensors(form, carried)
 
 
 def write_state(
@@ -126,7 +120,7 @@ def read_state(
         model: filled.
         optimizer: filled; its hyperparameters stay.
         accelerator: says which process this is.
-        carried_form: a state of the model; only its type counts.
+        carried_form: a state of the model, of which only the structure counts; None if none is carried.
 
     Raises:
         UserError: the checkpoint does not fit this model or number of processes.
@@ -140,14 +134,25 @@ def read_state(
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(tensors.pop(f"weights.{name}"))
-        moments = {
-            index: {key: tensors.pop(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            for index, (name, _) in enumerate(model.named_parameters())
-        }
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        optimizer.load_state_dict(_with_moments(optimizer, model, tensors))
         rank = accelerator.process_index
         # Cloned, because set_rng_state reads a view from the start of its storage: another process's row.
         _restore_local(state, {name: rows[rank].clone() for name, rows in tensors.items()}, carried_form)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"the trainer's state in {folder} does not fit this run: {error!r}") from error
+
+
+def _with_moments(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]
+) -> dict[str, Any]:
+    """The optimizer's state dict, with the moments taken out of the tensors."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    # The optimizer counts the parameters through its groups.
+    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    moments = {
+        index: {key: tensors.pop(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+        for index, name in enumerate(order)
+        # Adam keeps nothing for a parameter that has had no gradient yet.
+        if f"optimizer.step.{name}" in tensors
+    }
+    return {**optimizer.state_dict(), "state": moments}

@@ -19,6 +19,7 @@ from phasefield_kernels.device import for_architecture
 from phasefield_kernels.gravity_field import configs as gravity_field
 from phasefield_kernels.hebbian_scan.configs import TABLES as MEMORIES
 from phasefield_kernels.hebbian_update import configs as hebbian_update
+from phasefield_kernels.phase_norm.configs import TABLE as NORMS
 from phasefield_kernels.rotation_scan.configs import TIME_LOOP as ROTATION
 
 
@@ -128,6 +129,16 @@ def test_every_layout_of_gravity_is_among_what_compiles(target):
                 assert any(
                     name == f"_{kernel}_kernel" and tile in c and c.endswith(end) for name, c in compiled
                 ), (kernel, layout)
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_tile_of_the_norm_is_among_what_compiles(target):
+    compiled = {(kernel.kernel, kernel.configuration) for _, _, kernel in report([target], ["phase_norm"])}
+    for direction, tile in for_architecture(NORMS, TARGETS[target].triton.arch)._asdict().items():
+        sizes = [(rows, tile.pairs // rows) for rows in (1, 2, 4, 8, 16, 32)]
+        wanted = {f"ROWS={rows} BLOCK={block} warps={tile.num_warps}" for rows, block in sizes}
+        assert any(name == f"_{direction}_kernel" and c in wanted for name, c in compiled), (direction, tile)
 
 
 def assert_on_tensor_cores(target, quick):

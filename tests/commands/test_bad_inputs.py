@@ -9,8 +9,11 @@ from phasefield import command_line
 from phasefield.cli import dispatch
 
 TRAIN = "train --data-path text.txt --save-dir new --device cpu --steps 3 --log-with none"
+TOY = TRAIN.replace("train", "train toy_recurrent")
 GENERATE = "generate --checkpoint run"
 EVALUATE = "evaluate --checkpoint run"
+CHAT = "chat --checkpoint run"
+COMPARE = "compare --data-path text.txt --save-dir new --device cpu --steps 3"
 
 # The command line, its exit code, and what the error must say.
 BAD_INPUTS = {
@@ -27,6 +30,23 @@ BAD_INPUTS = {
     "no steps": (f"{TRAIN} --steps 0", 2, "--steps is 0; it must be at least 1"),
     "a learning rate of 0": (f"{TRAIN} --lr 0", 2, "--lr is 0.0; it must be above 0"),
     "a learning rate that is no number": (f"{TRAIN} --lr nan", 2, "--lr is nan"),
+    "an unknown size": (
+        f"{TOY} --size huge",
+        2,
+        "--size is 'huge', which toy_recurrent does not have; its sizes are tiny, small",
+    ),
+    "a size of a model without sizes": (f"{TRAIN} --size tiny", 2, "landauer does not have; it has no sizes"),
+    "a size without its name": (f"{TOY} --size", 2, "--size"),
+    "an unknown tokenizer": (f"{TRAIN} --tokenizer gtp2", 1, "'gtp2'; allowed are char, gpt2, or a folder"),
+    "a folder without a tokenizer": (f"{TRAIN} --tokenizer run", 1, "run holds no tokenizer; it needs"),
+    "no tokenizer": (f"{TRAIN} --tokenizer=", 2, "--tokenizer is ''; it must be char, gpt2 or a folder"),
+    "a negative decay": (f"{TRAIN} --weight-decay -1", 2, "--weight-decay is -1.0; it must be at least 0"),
+    "a beta of 1": (f"{TRAIN} --beta2 1", 2, "--beta2 is 1.0; it must be at least 0 and below 1"),
+    "a state that is not there": (
+        f"{TRAIN.replace('train', 'train toy_bigram')} --stateful --seq-len 8",
+        2,
+        "--stateful: toy_bigram has no state to carry",
+    ),
     "a negative clip": (f"{TRAIN} --grad-clip -1", 2, "--grad-clip is -1.0; it must be at least 0"),
     "a negative seed": (f"{TRAIN} --seed -1", 2, "--seed is -1; it must be at least 0"),
     "a warm-up longer than the run": (
@@ -96,6 +116,34 @@ BAD_INPUTS = {
     "a negative top-k": (f"{GENERATE} --top-k -1", 2, "--top-k is -1"),
     "a top-p of 0": (f"{GENERATE} --top-p 0", 2, "--top-p is 0.0"),
     "a top-p above 1": (f"{GENERATE} --top-p 1.5", 2, "--top-p is 1.5"),
+    "drafts of a model without them": (f"{GENERATE} --show-thinking", 2, "has no drafts to show"),
+    "a chat with nothing": ("chat --checkpoint nothing", 1, "--checkpoint nothing does not exist"),
+    "a chat with a damaged checkpoint": ("chat --checkpoint damaged", 1, "model.safetensors"),
+    "a chat beyond probability": (f"{CHAT} --top-p 1.5", 2, "--top-p is 1.5; it must be above 0"),
+    "a chat on no device": (f"{CHAT} --device gpu", 2, "--device is 'gpu'; allowed are"),
+    "a comparison of an unknown model": (f"{COMPARE} --models landuaer", 2, "no model 'landuaer'"),
+    "a comparison of nothing": (f"{COMPARE} --seeds 0", 2, "--seeds is 0; it must be at least 1"),
+    "two budgets": (f"{COMPARE} --minutes 3", 2, "--steps and --minutes are given; one of them"),
+    "a budget of nothing": ("compare --flops 0 --save-dir new", 2, "--flops is 0.0; it must be above 0"),
+    "a comparison at an unknown size": (
+        f"{COMPARE} --models toy_recurrent --size huge",
+        2,
+        "--size is 'huge', which toy_recurrent does not have",
+    ),
+    "parameters beyond every width": (
+        f"{COMPARE} --models toy_recurrent --parameters 3",
+        2,
+        "no hidden_dim gives toy_recurrent about 3 parameters",
+    ),
+    "a prompt of nothing": (f"{COMPARE} --prompt-lengths 0 4", 2, "--prompt-lengths is [0, 4]; each must be"),
+    "a comparison on too short a text": (f"{COMPARE} --data-path short.txt", 1, "prompts and continuations"),
+    "a comparison of sequences longer than the text": (f"{COMPARE} --seq-len 9999", 1, "seq_len 9999"),
+    "a comparison in no folder": (f"{COMPARE} --save-dir text.txt/new", 1, "--save-dir text.txt/new cannot"),
+    "a comparison to resume that is not there": (
+        f"{COMPARE} --resume",
+        1,
+        "--resume: there is no comparison in new",
+    ),
     "no windows to evaluate": (f"{EVALUATE} --batch-size 0", 2, "--batch-size is 0"),
     "a text of other characters": (f"{EVALUATE} --data-path other.txt", 1, "not in the vocabulary"),
 }
@@ -116,7 +164,7 @@ def places(workplace):
     weights.write_bytes(weights.read_bytes()[:-4])
 
 
-@pytest.mark.parametrize("command", [TRAIN, GENERATE, EVALUATE])
+@pytest.mark.parametrize("command", [TRAIN, GENERATE, EVALUATE, CHAT, COMPARE])
 def test_an_unknown_backend_is_said_by_every_command(command, workplace, capsys, monkeypatch):
     monkeypatch.setattr("phasefield_kernels.backend._chosen", "cuda")
     assert command_line.run(dispatch, command.split()) == 1
@@ -126,7 +174,7 @@ def test_an_unknown_backend_is_said_by_every_command(command, workplace, capsys,
 
 
 @pytest.mark.parametrize("case", BAD_INPUTS)
-def test_a_bad_input_is_one_paragraph_that_names_the_cause(case, places, workplace, capsys):
+def test_a_bad_input_is_one_paragraph_that_names_the_cause(case, places, workplace, toys, capsys):
     arguments, code, cause = BAD_INPUTS[case]
     before = sorted(path for path in workplace.rglob("*"))
     assert command_line.run(dispatch, arguments if isinstance(arguments, list) else arguments.split()) == code

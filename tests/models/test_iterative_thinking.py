@@ -370,7 +370,7 @@ def test_it_learns_a_pattern_and_continues_it(kind):
     model.eval()
     prompt = pattern[2:8].unsqueeze(0)
     if kind == "masked":
-        drafts = list(model.complete_steps(prompt, 15, Sampling(temperature=0)))
+        drafts = list(model.complete_steps(prompt, 15, temperature=0))
         assert [len(draft[0]) for draft in drafts] == sorted(len(draft[0]) for draft in drafts)
         answer = model.complete(prompt, 15, temperature=0)
         assert drafts[-1].equal(answer)

@@ -61,5 +61,5 @@ def test_the_mode_of_the_model_is_restored(training, model, ids):
 
 def test_a_split_too_short_to_predict_anything_is_refused():
     tokenizer = CharTokenizer.from_text("ab")
-    with pytest.raises(ValueError, match=r"the validation split of tiny has 1 character"):
+    with pytest.raises(ValueError, match=r"the validation split of tiny has 1 token"):
         validation_ids(Corpus("tiny", "aaaaabbb", "b"), tokenizer)

@@ -76,7 +76,8 @@ def test_the_state_is_carried_along_streams_and_dropped_where_they_begin_again(f
     loss = Landauer.loss
 
     def spy(self, tokens, targets, state=None):
-        given.append(state)
+        if self.training:  # not the look at what kind of state there is
+            given.append(state)
         return loss(self, tokens, targets, state)
 
     monkeypatch.setattr(Landauer, "loss", spy)
@@ -88,14 +89,14 @@ def test_the_state_is_carried_along_streams_and_dropped_where_they_begin_again(f
 
 def test_clipping_bounds_what_the_optimizer_sees(flags, quietly, monkeypatch):
     norms = []
-    step = torch.optim.Adam.step
+    step = torch.optim.AdamW.step
 
     def spy(self, *arguments):
         gradients = [p.grad for group in self.param_groups for p in group["params"]]
         norms.append(torch.nn.utils.get_total_norm(gradients).item())
         return step(self, *arguments)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     quietly(flags(grad_clip=0.01, steps=4))
     quietly(flags(grad_clip=0.0, steps=4, save_dir=flags().run.save_dir + "2"))
     assert max(norms[:4]) <= 0.01 * 1.001
@@ -109,7 +110,8 @@ def test_a_run_through_tritons_kernels_has_the_losses_of_the_torch_backend(cell,
 
     def spy(self, *arguments):
         result = original(self, *arguments)
-        losses.append(result.total.item())
+        if self.training:
+            losses.append(result.total.item())
         return result
 
     monkeypatch.setattr(Landauer, "loss", spy)

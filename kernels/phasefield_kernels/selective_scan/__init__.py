@@ -6,7 +6,7 @@ from torch import Tensor
 from .. import checks
 from ..autocast import outside_autocast
 from ..backend import resolve
-from . import blocked, reference
+from . import blocked, reference, step
 from .tiles import Inputs, saved_numel
 
 
@@ -310,7 +310,7 @@ def _step_(
     if backend == "triton":
         from . import fused as form
     else:
-        form = blocked
+        form = step
     with outside_autocast(x):
         return form.step_(inputs, state)
 

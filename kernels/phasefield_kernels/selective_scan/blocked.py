@@ -232,11 +232,3 @@ def _real(tensor: Tensor) -> Tensor:
 def _floats_of(conjugated: Tensor) -> Tensor:
     # Conjugates of gradients as gradients, the real and the imaginary part last.
     return torch.view_as_real(conjugated.conj_physical()) if conjugated.is_complex() else conjugated
-
-
-def step_(inputs: Inputs, state: Tensor) -> Tensor:
-    """One step; the state is overwritten, the output returned."""
-    y = torch.empty(inputs.x.shape, dtype=inputs.x.dtype, device=inputs.x.device)
-    with one_thread():
-        _scan(inputs, y, state)
-    return y

@@ -156,6 +156,20 @@ class DiffusionLM(nn.Module):
         }
         return ModelLoss(denoising + prior + rounding, terms, None)
 
+    def training_flops_per_token(self, seq_len: int) -> float:
+        """Floating-point operations of :meth:`loss`, attention's products left out.
+
+        A weight costs 2 forward and 4 backward; self-conditioning adds a forward pass to its share of steps.
+        The embedded time is computed once a sequence.
+        """
+
+        def weights(*parts: nn.Module) -> int:
+            return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+        denoiser = weights(self.denoiser.input, self.denoiser.blocks, self.denoiser.output)
+        denoiser += weights(self.denoiser.time) / seq_len
+        return (6.0 + 2.0 * self.config.self_conditioning) * denoiser + 6.0 * self.embedding.weight.numel()
+
     @torch.no_grad()
     def bound(self, tokens: Tensor, samples: int = 0) -> Tensor:
         """The variational bound on ``−log p(w)`` of texts ``[B, T]``, in nats a token, ``[B]`` float64.
@@ -213,12 +227,23 @@ class DiffusionLM(nn.Module):
         The sampling arguments shape the last step, where embeddings are rounded to tokens; what the text
         says is mostly decided by the noise before, which they leave as it is.
         """
-        sampling = Sampling(temperature, top_k, top_p, generator)
-        return last_draft(self.complete_steps(prompt, length, sampling), prompt)
+        drafts = self.complete_steps(
+            prompt, length, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
+        )
+        return last_draft(drafts, prompt)
 
-    def complete_steps(self, prompt: Tensor, length: int, sampling: Sampling) -> Iterator[Tensor]:
+    def complete_steps(
+        self,
+        prompt: Tensor,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
         """How the answer of :meth:`complete` settles: drafts ``[B, n]``, each step's likeliest tokens."""
-        infill = partial(self.infill, sampling=sampling)
+        infill = partial(self.infill, sampling=Sampling(temperature, top_k, top_p, generator))
         return continue_in_blocks(infill, prompt, length, self.config.block_size)
 
     @torch.no_grad()

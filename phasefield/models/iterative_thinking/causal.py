@@ -45,6 +45,10 @@ class IterativeThinking(CachedDecoder):
         """See :meth:`CachedDecoder.logits`."""
         return self.core.head(hidden)
 
+    def training_flops_per_token(self, seq_len: int) -> float:
+        """See :meth:`ThinkingCore.training_flops_per_token`; it does not depend on ``seq_len``."""
+        return self.core.training_flops_per_token()
+
     def loss(self, tokens: Tensor, targets: Tensor, state: None = None) -> ModelLoss:
         """The loss of ``targets`` ``[B, T]``; every batch begins an empty window.
 

@@ -158,6 +158,22 @@ class ThinkingCore(nn.Module):
             hidden.append(z)
         return torch.stack(hidden), (carried - last).abs().float().mean()
 
+    def training_flops_per_token(self) -> float:
+        """Floating-point operations of :meth:`trained_passes` and its losses, attention's products left out.
+
+        A weight costs 2 in a pass forward and 4 more where its gradient is needed; the passes before the
+        last ``gradient_iterations`` count with their mean number.
+        """
+
+        def weights(*parts: nn.Module) -> int:
+            return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+        window = self.config.gradient_iterations
+        before = (self.config.iterations - window) / 2
+        a_pass = weights(self.carried, self.blocks, self.recurrence)
+        read = weights(self.head, self.halting)
+        return 6.0 * (weights(self.input) + window * (a_pass + read)) + 2.0 * before * a_pass
+
 
 def pondered(costs: Tensor, halting: Tensor, rate: float) -> tuple[Tensor, Tensor]:
     """PonderNet's two losses over K passes, the last of which stops for certain.

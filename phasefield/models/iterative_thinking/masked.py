@@ -77,6 +77,10 @@ class MaskedIterativeThinking(nn.Module):
         z, passes = think(self.core, self._project(tokens), self.config.max_iterations)
         return self.core.head(z), passes
 
+    def training_flops_per_token(self, seq_len: int) -> float:
+        """See :meth:`ThinkingCore.training_flops_per_token`; it does not depend on ``seq_len``."""
+        return self.core.training_flops_per_token()
+
     def loss(self, tokens: Tensor, targets: Tensor, state: None = None) -> ModelLoss:
         """The loss of filling masked places of ``targets`` ``[B, T]``; ``tokens`` is not read.
 
@@ -115,15 +119,26 @@ class MaskedIterativeThinking(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """See :class:`~phasefield.models.Completes`."""
-        sampling = Sampling(temperature, top_k, top_p, generator)
-        return last_draft(self.complete_steps(prompt, length, sampling), prompt)
+        drafts = self.complete_steps(
+            prompt, length, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
+        )
+        return last_draft(drafts, prompt)
 
-    def complete_steps(self, prompt: Tensor, length: int, sampling: Sampling) -> Iterator[Tensor]:
+    def complete_steps(
+        self,
+        prompt: Tensor,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
         """How the answer of :meth:`complete` settles: drafts ``[B, n]``, −1 where nothing is decided yet.
 
         A draft shows what it will keep; what will be masked again is undecided. The last is the answer.
         """
-        infill = partial(self.infill, sampling=sampling)
+        infill = partial(self.infill, sampling=Sampling(temperature, top_k, top_p, generator))
         return continue_in_blocks(infill, prompt, length, self.config.block_size)
 
     @torch.no_grad()

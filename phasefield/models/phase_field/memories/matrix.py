@@ -1,0 +1,79 @@
+"""A memory that every token writes to: matrices of complex numbers with decays of their own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from phasefield_kernels import phase_hebbian_scan, phase_hebbian_scan_step_
+
+from ....layers import PhaseLinear, PhaseRMSNorm
+from ..interfaces import Memory
+from ..registry import register_memory
+
+
+@register_memory("matrix", description="fast weights: K states a head, mixed by the token")
+class MatrixMemory(Memory):
+    """``y = L norm(Σ_s mix_s S^{(s)} q)`` with ``S_t = γ_t S_{t-1} + β_t (v_t − γ_t S_{t-1} k_t) k_tᴴ``.
+
+    ``[q; k; v] = L z`` in heads, q and k of length 1: a query that equals a key reads its value, and one of
+    another phase the value turned by the difference. β, the decays ``γ = exp(−softplus(·))`` and the complex
+    weights of the states are the token's own. Decays start spread over the states from 0.9999 to 0.97, so
+    that one remembers for 10,000 tokens; weights start even.
+
+    Args:
+        heads: dim must be a multiple of it.
+        states: memories a head.
+
+    Source: the phase-associative memory of arXiv:2604.05030, with the delta rule of
+    :func:`phasefield_kernels.hebbian_scan`.
+    """
+
+    def __init__(self, dim: int, heads: int = 4, states: int = 2) -> None:
+        super().__init__()
+        if min(heads, states) < 1 or dim % heads:
+            raise ValueError(
+                f"heads is {heads} and states {states}; each must be at least 1, and heads divide {dim}."
+            )
+        self.heads, self.states, self.width = heads, states, dim // heads
+        self.input_norm = PhaseRMSNorm(dim)
+        self.input = PhaseLinear(dim, 3 * dim)
+        # Of each token, for each head: β, and for each of its states a decay and a complex weight.
+        self.control = nn.Linear(2 * dim, heads * (1 + 3 * states))
+        self.norm = PhaseRMSNorm(dim)
+        self.output = PhaseLinear(dim, dim)
+        nn.init.normal_(self.control.weight, std=0.1 * (2 * dim) ** -0.5)
+        with torch.no_grad():
+            bias = self.control.bias.zero_().view(heads, 1 + 3 * states)
+            rates = torch.logspace(-4, -1.5, states) if states > 1 else torch.tensor([1e-3])
+            bias[:, 1 : 1 + states] = torch.log(torch.expm1(rates))
+            bias[:, 1 + states : 1 + 2 * states] = 1 / states
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        q, k, v, log_decay, beta, mix = self._controls(x)
+        y, state = phase_hebbian_scan(q, k, v, log_decay, beta, "delta", state, n_states=self.states, mix=mix)
+        return self.output(self.norm(y.flatten(-3, -2))), state
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        q, k, v, log_decay, beta, mix = self._controls(x)
+        y = phase_hebbian_scan_step_(q, k, v, log_decay, beta, "delta", state, n_states=self.states, mix=mix)
+        return self.output(self.norm(y.flatten(-3, -2))), state
+
+    def init_state(self, batch: int) -> Tensor:
+        """``[batch, heads, states, width, width, 2]``."""
+        dtype = torch.promote_types(self.control.weight.dtype, torch.float32)
+        shape = (batch, self.heads, self.states, self.width, self.width, 2)
+        return torch.zeros(shape, dtype=dtype, device=self.control.weight.device)
+
+    def _controls(self, x: Tensor) -> tuple[Tensor, ...]:
+        u = self.input_norm(x)
+        q, k, v = self.input(u).unflatten(-2, (3, self.heads, self.width)).unbind(-4)
+        q, k = (F.normalize(t.flatten(-2), dim=-1).view(t.shape) for t in (q, k))
+        control = self.control(u.flatten(-2)).unflatten(-1, (self.heads, -1))
+        beta, decay, real, imaginary = control.split([1, *[self.states] * 3], dim=-1)
+        log_decay = -F.softplus(decay.float() if decay.dtype != torch.float64 else decay)
+        return q, k, v, log_decay, beta.squeeze(-1).sigmoid(), torch.stack([real, imaginary], dim=-1)
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, states={self.states}, width={self.width}"
