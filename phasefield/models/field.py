@@ -142,7 +142,8 @@ class Field(nn.Module):
         memories = len(names) + (self.gravity is not None) + len(self._fast_orders)
         suffixes = sum(name.isdigit() for name in names)
         words = len(names) - suffixes
-        self._is_suffix = torch.tensor([name.isdigit() for name in names])
+        is_suffix = torch.tensor([name.isdigit() for name in names])
+        self.register_buffer("_is_suffix", is_suffix, persistent=False)
         self.mixture = BornMixture(memories, (257, 22, (suffixes + 1) * (words + 1), 9))
 
     def set_boundaries(self, boundary: Tensor) -> None:

@@ -27,7 +27,7 @@ from .interrupt import Interrupt
 from .loop import Outcome
 from .progress import ProgressReport
 from .run_folder import RunFolder
-from .session import _check_same_start, _checkpoint_to_resume, fingerprint
+from .session import check_same_start, checkpoint_to_resume, fingerprint
 
 FINAL_RATE = 0.02
 """The mixture's rate falls linearly to this part of ``--lr`` over the run."""
@@ -205,7 +205,7 @@ def _validate(session: _Run, progress: ProgressReport) -> bool:
 def _open(flags: RunFlags, console: Console) -> _Run:
     run = flags.run
     folder = RunFolder(run.save_dir)
-    checkpoint = _checkpoint_to_resume(flags, folder)
+    checkpoint = checkpoint_to_resume(flags, folder)
     device = pick_device(run.device)
     with reported(ValueError, OSError, RuntimeError):
         corpus = load_corpus(run.dataset, run.data_path)
@@ -221,7 +221,7 @@ def _open(flags: RunFlags, console: Console) -> _Run:
             )
             model.set_boundaries(boundaries(tokenizer).to(device))
     else:
-        _check_same_start(checkpoint, started_on)
+        check_same_start(checkpoint, started_on)
         model, tokenizer = load_model(checkpoint, device)
     with reported(ValueError):
         schedule = PerturbationSchedule.parse(flags.model_flags["perturbation_schedule"])
