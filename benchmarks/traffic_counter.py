@@ -31,6 +31,7 @@ class Traffic:
         sectors: bytes of the 32-byte sectors that each load or store touches.
         by_tensor: kernel and argument → (bytes read, bytes written) as requested. Tensors that overlap are
             both charged.
+        unique_by_tensor: the same of bytes counted once a launch.
         dot_flops: 2 · M · N · K of every dot.
         launches: kernels launched.
         races: what two programs of one launch did to the same address.
@@ -40,6 +41,7 @@ class Traffic:
     unique: int = 0
     sectors: int = 0
     by_tensor: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    unique_by_tensor: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     dot_flops: int = 0
     launches: int = 0
     races: list[str] = field(default_factory=list)
@@ -95,8 +97,12 @@ class _Launch:
 
     def close(self) -> None:
         self.traffic.launches += 1
-        self.traffic.unique += unique_bytes(a for a in self.accesses if a.reads)
-        self.traffic.unique += unique_bytes(a for a in self.accesses if a.writes)
+        kinds = ([a for a in self.accesses if a.reads], [a for a in self.accesses if a.writes])
+        self.traffic.unique += sum(map(unique_bytes, kinds))
+        for name, edges in self.spans.items():
+            for place, accesses in enumerate(kinds):
+                if own := [part for access in accesses if (part := access.inside(*edges)).addresses.size]:
+                    self.traffic.unique_by_tensor[f"{self.kernel} {name}"][place] += unique_bytes(own)
         self.traffic.races += [f"{self.kernel}: {race}" for race in races(self.accesses)]
 
 
