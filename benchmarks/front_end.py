@@ -81,7 +81,7 @@ class FrontEnd:
 
 def _form(src: ASTSource) -> tuple:
     names = src.fn.arg_names
-    fixed = [(names[place], value) for (place,), value in src.constants.items() if names[place].isupper()]
+    fixed = [(names[path[0]], value) for path, value in src.constants.items() if names[path[0]].isupper()]
     types = {kind for kind in src.signature.values() if kind.startswith("*")}
     return src.fn.__name__, str(sorted(fixed)), str(sorted(types))
 

@@ -115,7 +115,7 @@ def row(target: str, op: str, kernels: list[CompiledKernel]) -> dict[str, Any]:
     worst = max(kernels, key=lambda kernel: (kernel.code.registers, issued(kernel.code.instructions)))
     code = worst.code
     counts = code.instructions
-    line = {
+    return {
         "op": op,
         "kernel": worst.kernel,
         "configuration": worst.configuration,
@@ -133,11 +133,9 @@ def row(target: str, op: str, kernels: list[CompiledKernel]) -> dict[str, Any]:
         "store_bits": store_widths(counts),
         "code_bytes": code.size,
         "case": worst.cases[0],
+        "per_element": per_element(worst),
         "variants": sorted([k.code.registers, k.code.spilled, k.code.shared] for k in kernels),
     }
-    if inner := per_element(worst):
-        line["per_element"] = inner
-    return line
 
 
 def per_element(kernel: CompiledKernel) -> dict[str, float] | None:
@@ -192,7 +190,7 @@ def table(lines: Iterable[dict[str, Any]]) -> Iterator[str]:
         "instructions, MUFU an element",
     )
     for line in lines:
-        told = line.get("per_element")
+        told = line["per_element"]
         yield layout.format(
             *(line[name] for name in ("target", "op", "kernel", "configuration", "registers", "spilled")),
             *(line["shared_memory"], f"{line['occupancy']:.0%}", line["instructions"], line["tensor_core"]),

@@ -83,12 +83,12 @@ def predict(demands: Iterable[Demand], card: Card) -> dict[str, Any]:
         shares[limiting] += by_resource[limiting]
         total += by_resource[limiting] + LAUNCH_MICROSECONDS
         launches += 1
-    shares["launches"] = launches * LAUNCH_MICROSECONDS
+    shares["latency"] = launches * LAUNCH_MICROSECONDS
     return {
+        "launches": launches,
         "predicted_ms": float(f"{total / 1e3:.3g}"),
         "limiting": max(shares, key=shares.__getitem__),
-        "microseconds": {name: float(f"{value:.3g}") for name, value in shares.items() if value},
-        "launches": launches,
+        **{f"{name.replace(' ', '_')}_us": float(f"{value:.3g}") for name, value in shares.items()},
     }
 
 
@@ -173,11 +173,12 @@ def all_rows(ops: list[str], cards: Mapping[str, Card]) -> list[dict[str, Any]]:
             moved = sum(one.bytes for one in demands)
             for card_name, card in cards.items():
                 if card.target == target:
+                    bound = case["least"] / card.bandwidth / 1e6
                     rows.append(
                         {"op": case["op"], "path": case["path"], "shape": case["shape"], "card": card_name}
                         | predict(demands, card)
                         | {"bytes": round(moved), "least_bytes": case["least"]}
-                        | {"of_bound": round(case["least"] / card.bandwidth / 1e6, 4)}
+                        | {"bandwidth_bound_ms": float(f"{bound:.3g}")}
                     )
     return rows
 

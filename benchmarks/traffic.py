@@ -85,20 +85,22 @@ def rows(op: str, case: Case, result: Measurement) -> Iterator[dict[str, Any]]:
     ``bound`` is the least bytes that the case can move, inputs once and outputs once and what its launches
     hand to each other, and ``ratio`` is unique over it.
     """
-    path = {"op": op, "path": case.name}
-    yield path | {
-        "tensor": ALL,
-        "requested": round(result.requested * result.least),
-        "unique": round(result.unique * result.least),
-        "bound": result.least,
-        "ratio": round(result.unique, 4),
-        "allowed": case.bound.unique,
-        "sectors": round(result.sectors, 4),
-        "launches": result.launches,
-        "dot_flops": result.dot_flops,
-    }
-    for name, (requested, unique) in result.tensors.items():
-        yield path | {"tensor": name, "requested": requested, "unique": unique}
+    whole = (result.requested * result.least, result.unique * result.least)
+    for tensor, (requested, unique) in {ALL: whole, **result.tensors}.items():
+        of_case = tensor == ALL
+        yield {
+            "op": op,
+            "path": case.name,
+            "tensor": tensor,
+            "requested": round(requested),
+            "unique": round(unique),
+            "bound": result.least if of_case else None,
+            "ratio": round(result.unique, 4) if of_case else None,
+            "allowed": case.bound.unique if of_case else None,
+            "sectors": round(result.sectors, 4) if of_case else None,
+            "launches": result.launches if of_case else None,
+            "dot_flops": result.dot_flops if of_case else None,
+        }
 
 
 def regressions(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -107,7 +109,7 @@ def regressions(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [
         f"{name} {before[name]} -> {after[name]}"
         for name in guarded
-        if name in before and after[name] > before[name]
+        if before[name] is not None and after[name] > before[name]
     ]
 
 
