@@ -10,6 +10,7 @@ The PTX of sm_86 and sm_89 is the same as well; for sm_80 and sm_90 LLVM's SLP v
 sm_120 has instructions of its own. ``ptxas`` runs for every target, since registers are its business.
 """
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,7 +83,7 @@ class FrontEnd:
 def _form(src: ASTSource) -> tuple:
     names = src.fn.arg_names
     fixed = [(names[path[0]], value) for path, value in src.constants.items() if names[path[0]].isupper()]
-    types = {kind for kind in src.signature.values() if kind.startswith("*")}
+    types = set(re.findall(r"\*\w+", str(list(src.signature.values()))))  # of pointers, in tuples as well
     return src.fn.__name__, str(sorted(fixed)), str(sorted(types))
 
 
