@@ -144,9 +144,7 @@ def compile_here(
 ) -> dict[str, dict[str, list[CompiledKernel]]]:
     """Run the ops' cases in this process for every target: by target and op each different kernel once.
 
-    AMD's part of Triton shares nothing with NVIDIA's, and takes longest. Where the reference is among the
-    targets, a kernel's variants in the same configuration and types (absent pointers, alignment) compile for
-    AMD only if they take most registers there: every kernel, configuration and type is still seen.
+    Where the reference is among the targets, it decides what the others need not see (:mod:`.front_end`).
     """
     cases = {op: list(some) for op, some in ops.items()}
     found = {}

@@ -8,6 +8,10 @@ matrices is laid out. So one target's serves another
 
 The PTX of sm_86 and sm_89 is the same as well; for sm_80 and sm_90 LLVM's SLP vectorizer may be off, and
 sm_120 has instructions of its own. ``ptxas`` runs for every target, since registers are its business.
+
+Where nothing is shared (AMD; products on another family) a kernel's variants in one configuration and with
+the same types, which differ in absent pointers and alignment, are compiled only if none takes more registers
+on the target compiled first: every kernel, configuration and type is still seen everywhere.
 """
 
 import re
@@ -39,8 +43,9 @@ class FrontEnd:
         self._left_out: set[str] = set()
 
     def __call__(self, src: ASTSource, target: GPUTarget, options: dict[str, Any]) -> Any:
+        left_out = src.hash() in self._left_out
         if target.backend != "cuda":
-            return None if src.hash() in self._left_out else compile(src, target=target, options=options)
+            return None if left_out else compile(src, target=target, options=options)
         shared = {name: value for name, value in options.items() if name not in _OF_THE_TARGET}
         siblings = self._known.setdefault((src.hash(), str(sorted(shared.items()))), [])
         fitting = [sibling for sibling in siblings if _same_gpu_ir(sibling, target.arch)]
@@ -49,6 +54,8 @@ class FrontEnd:
             kernel = _from_ptx(same_ptx[0], target, options)
         elif fitting:
             kernel = self._from_gpu_ir(fitting[0], src, target, options)
+        elif left_out:
+            return None
         else:
             kernel = compile(src, target=target, options=options)
         kernel.asm.pop("llir", None)  # the longest text, and nobody reads it again
@@ -56,7 +63,7 @@ class FrontEnd:
         return kernel
 
     def leave_out_all_but(self, registers: Mapping[str, int]) -> None:
-        """Of each kernel, configuration and types, AMD's compiler is to get the variant with most registers.
+        """What is not shared is compiled only for each configuration's and types' hungriest variant.
 
         Args:
             registers: of what has been compiled so far, by the compiled kernel's hash.

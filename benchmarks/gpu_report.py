@@ -72,9 +72,8 @@ def _cached(targets: list[str], ops: list[str], quick: bool) -> list[tuple[str, 
 
     missing = [(target, op) for op in ops for target in targets if not path(target, op).exists()]
     if missing:
-        # The reference decides what AMD's compiler need not see.
-        amd = any(TARGETS[target].triton.backend == "hip" for target, _ in missing)
-        wanted = dict.fromkeys([*([REFERENCE] if amd else []), *(target for target, _ in missing)])
+        # The reference decides what the others need not see, whichever of them are asked for.
+        wanted = dict.fromkeys([REFERENCE, *(target for target, _ in missing)])
         for target, kernels in compile_cases(
             list(wanted), list(dict.fromkeys(op for _, op in missing)), quick=quick
         ).items():
