@@ -43,7 +43,7 @@ class FrontEnd:
         self._left_out: set[str] = set()
 
     def __call__(self, src: ASTSource, target: GPUTarget, options: dict[str, Any]) -> Any:
-        left_out = src.hash() in self._left_out
+        left_out = _variant(src) in self._left_out
         if target.backend != "cuda":
             return None if left_out else compile(src, target=target, options=options)
         shared = {name: value for name, value in options.items() if name not in _OF_THE_TARGET}
@@ -69,11 +69,12 @@ class FrontEnd:
             registers: of what has been compiled so far, by the compiled kernel's hash.
         """
         groups: dict[tuple, list[tuple[int, str]]] = {}
-        for (source, _), (kernel, *_) in self._known.items():
+        for kernel, *_ in self._known.values():
             if kernel.hash in registers:
-                groups.setdefault(_form(kernel.src), []).append((registers[kernel.hash], source))
+                variant = registers[kernel.hash], _variant(kernel.src)
+                groups.setdefault(_form(kernel.src), []).append(variant)
         for variants in groups.values():
-            self._left_out |= {source for _, source in variants} - {max(variants)[1]}
+            self._left_out |= {variant for _, variant in variants} - {max(variants)[1]}
 
     def _from_gpu_ir(self, sibling: Any, src: ASTSource, target: GPUTarget, options: dict[str, Any]) -> Any:
         named = f'"cuda:{sibling.metadata.target.arch}"', f'"cuda:{target.arch}"'
@@ -85,6 +86,12 @@ class FrontEnd:
         kernel.hash = f"{sibling.hash} for {target.arch}"
         kernel.asm["ttir"] = sibling.asm["ttir"]
         return kernel
+
+
+def _variant(src: ASTSource) -> str:
+    # What src.hash() tells apart but for attributes of AMD's own.
+    aligned = sorted(str(path) for path, found in src.attrs.items() if ["tt.divisibility", 16] in found)
+    return f"{src.fn.__name__} {src.signature} {sorted(map(str, src.constants.items()))} {aligned}"
 
 
 def _form(src: ASTSource) -> tuple:

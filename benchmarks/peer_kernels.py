@@ -137,15 +137,20 @@ def _decay_ours() -> None:
     hebbian_scan(*_memory_inputs(), -torch.rand(BATCH, TIME, HEADS), rule="hebb", backend="triton")
 
 
+def _delta_inputs() -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = _memory_inputs()
+    return q, k / SIZE, v  # the delta rule wants keys that are not longer than 1
+
+
 def _delta_theirs() -> None:
     chunk = importlib.import_module("fla.ops.delta_rule").chunk_delta_rule
-    chunk(*_memory_inputs(), torch.rand(BATCH, TIME, HEADS).bfloat16())
+    chunk(*_delta_inputs(), torch.rand(BATCH, TIME, HEADS).bfloat16())
 
 
 def _delta_ours() -> None:
     from phasefield_kernels import hebbian_scan
 
-    hebbian_scan(*_memory_inputs(), None, torch.rand(BATCH, TIME, HEADS), rule="delta", backend="triton")
+    hebbian_scan(*_delta_inputs(), None, torch.rand(BATCH, TIME, HEADS), rule="delta", backend="triton")
 
 
 _TOKENS = BATCH * TIME * HEADS * SIZE
