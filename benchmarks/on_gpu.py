@@ -126,8 +126,13 @@ def models(device: torch.device) -> list[Row]:
             tokens = torch.randint(vocabulary, (batch, length + 1), device=device)
 
             def train(model: torch.nn.Module = model, tokens: torch.Tensor = tokens) -> None:
-                model.zero_grad()
-                model.loss(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()).total.backward()
+                inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+                if hasattr(model, "learn_"):
+                    with torch.inference_mode():
+                        model.learn_(inputs, targets, rate=0.1)
+                else:
+                    model.zero_grad()
+                    model.loss(inputs, targets).total.backward()
 
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)

@@ -9,11 +9,12 @@ import torch
 
 from phasefield.comparison.judge import Judge
 from phasefield.comparison.matching import match
+from phasefield.comparison.plan import CompareFlags
 from phasefield.comparison.quality import Critic, prompts_and_continuations, write
 from phasefield.comparison.speed import decoding_speed, peak_bytes, training_speed
 from phasefield.data import Corpus
 from phasefield.errors import UsageError
-from phasefield.models import Landauer, LandauerConfig
+from phasefield.models import MODELS, Landauer, LandauerConfig
 from phasefield.training import TrainConfig
 from tests.machinery.toy_models import ToyConfig, ToyFiller, ToyRecurrent
 
@@ -129,11 +130,14 @@ class TestMatching:
         assert recurrent.flops_per_token == 6 * recurrent.parameters
         assert match("toy_bigram", "tiny", 65, 8, None).flops_per_token == 8_000
 
-    def test_every_model_names_a_width_that_it_has(self):
-        from phasefield.models import MODELS
+    def test_every_model_that_is_compared_names_a_width_that_it_has(self):
+        for name in CompareFlags().names:
+            assert MODELS[name].width in MODELS[name].config_class.__dataclass_fields__, name
 
-        for name, entry in MODELS.items():
-            assert entry.width in entry.config_class.__dataclass_fields__, name
+    def test_models_without_parameters_are_refused_by_name(self):
+        assert "field" not in CompareFlags().names
+        with pytest.raises(UsageError, match="field, which learns by local rules"):
+            _ = CompareFlags(models=("nanogpt", "field")).names
 
     def test_a_look_at_a_model_draws_nothing(self):
         before = torch.get_rng_state()

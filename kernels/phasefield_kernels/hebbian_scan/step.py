@@ -42,7 +42,7 @@ def step_(
         if beta is not None:
             u = u * _in(dtype, beta).reshape(number, 1, 1)
         S.baddbmm_(u, key)
-        return _in(q.dtype, torch.bmm(query, S.mT).mT.reshape(v.shape))
+        return _in(q.dtype, torch.bmm(query, S.mT).mT.contiguous().view(v.shape))
 
 
 def _in(dtype: torch.dtype, tensor: Tensor) -> Tensor:
