@@ -148,7 +148,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
     entry = known_model(flags.model)
     if checkpoint is None:
         with reported(ValueError, RuntimeError):
-            tokenizer = make_tokenizer(run.tokenizer, corpus.train + corpus.validation)
+            tokenizer = make_tokenizer(run.tokenizer, corpus.train, corpus.validation)
         with reported(ValueError):
             model = entry.model_class(entry.config_class(tokenizer.vocab_size, **flags.model_flags))
     else:
