@@ -87,8 +87,7 @@ class Vocabulary:
         writer = _Writer()
         for token in ids:
             self._write(writer, token)
-        writer.close()
-        return from_bytes(b"".join(writer.written))
+        return writer.finish()
 
     def open_tokens(self, ids: Sequence[int]) -> int:
         """How many ids at the end, if others follow, may yet be written otherwise."""
@@ -100,7 +99,7 @@ class Vocabulary:
                 begin = i + 1
             elif writer.begun != began:
                 begin = i
-        return len(ids) - begin if writer.open else unfinished(b"".join(writer.written))
+        return len(ids) - begin if writer.open else unfinished(writer.raw)
 
     def structure(self, ids: Tensor) -> Tensor:
         """Flat ids ``[tokens]`` as rows ``[rows, 3]``, int64."""
@@ -143,10 +142,14 @@ class Vocabulary:
 
 
 class _Writer:
-    """Writes tokens one by one; a word is written when it can no longer change."""
+    """Writes tokens one by one; a word is written when it can no longer change.
+
+    Bytes on two sides of a word's beginning or end never make one character.
+    """
 
     def __init__(self) -> None:
-        self.written: list[bytes] = []
+        self.written: list[str] = []
+        self.raw = b""
         self.open = False
         self.begun = 0
         self._reset()
@@ -172,25 +175,30 @@ class _Writer:
         if self.open:
             self._stem += piece
         else:
-            self.written.append(piece)
+            self.raw += piece
 
     def suffix(self, chain: str) -> None:
         if not self.open:
-            self._space = False
-        stem = self._stem.decode("utf-8", "surrogateescape")
+            self.begin(space=False)
+        stem = from_bytes(self._stem)
         for suffix in chain.split():
             stem = join(stem, suffix)
-        self._stem = stem.encode("utf-8", "surrogateescape")
-        self.open = True
+        self._stem = to_bytes(stem)
         self.close()
 
     def close(self) -> None:
+        if self.raw:
+            self.written.append(from_bytes(self.raw))
+            self.raw = b""
         if self.open:
-            word = self._prefix + self._stem.decode("utf-8", "surrogateescape")
-            word = " " * self._space + self._case.write(word)
-            self.written.append(word.encode("utf-8", "surrogateescape"))
+            word = self._case.write(self._prefix + from_bytes(self._stem))
+            self.written.append(" " + word if self._space else word)
         self.open = False
         self._reset()
+
+    def finish(self) -> str:
+        self.close()
+        return "".join(self.written)
 
     def _reset(self) -> None:
         self._case, self._space, self._whole = Case.LOWER, True, False
