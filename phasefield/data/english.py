@@ -1,33 +1,38 @@
 """The affixes of English, and which of them show themselves on a word nobody has seen.
 
-An affix stands in the list of those that are cut off any stem long enough, or of those that are cut off
-known words only (``number`` is no ``numb`` + ``er``, and ``uncle`` no ``un`` + ``cle``).
+Free affixes are cut off any stem that is long enough; the others off known words only (``number`` is no
+``numb`` + ``er``).
 """
 
-INFLECTIONS = frozenset("s ed ing er est".split())
+
+def _set(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+INFLECTIONS = _set("s ed ing er est")
 """Suffixes that make no new word: an inflected form may be far more frequent than its root."""
 
-FREE_SUFFIXES = frozenset(
-    "s ed ing ly ness less like able ability ize ization izing ism ist ful ship ology ological ologist "
-    "ify ification ectomy itis osis oid ment wise esque hood metry graphy phobia".split()
-)
+FREE_SUFFIXES = _set("""
+    ability able ectomy ed esque ful graphy hood ification ify ing ism ist itis ization ize izing less
+    like ly ment metry ness oid ological ologist ology osis phobia s ship wise
+""")
 
-SUFFIXES = FREE_SUFFIXES | frozenset(
-    "er est ic al y ion ity ation ally ive eth ian ate ous ical ish ar or an en ite in some ase ess ise "
-    "ine ary ee ry ant ance let ence yl ial ory age dom ible cy ium ics ery ling ese ward ette ster isation "
-    "ual ative ia ane ide th ling ent ure tion ition eer scope".split()
-)
+SUFFIXES = FREE_SUFFIXES | _set("""
+    age al ally an ance ane ant ary ase ate ation ative cy dom ee eer en ence er ery ese ess est eth
+    ette ia ial ian ible ic ical ics ide ine ion isation ise ish ite ition ity ium ive let ling or ory
+    ous ry scope some ster th tion ual ward y yl
+""")
 
-FREE_PREFIXES = frozenset(
-    "non anti micro hyper pseudo multi photo super inter over under counter electro neuro immuno "
-    "hydro cyber mega hetero radio paleo palaeo retro hemi psycho ultra tetra cyclo cyto oligo cryo "
-    "supra phospho thermo phyto chemo hexa osteo cardio organo pyro ethno stereo glyco socio crypto "
-    "magneto thio methyl anthropo fluoro gastro chloro penta macro poly mono nano semi trans intra auto "
-    "post quasi circum sub un mis hypo bio proto".split()
-)
+FREE_PREFIXES = _set("""
+    anthropo anti auto bio cardio chemo chloro circum counter cryo crypto cyber cyclo cyto electro ethno
+    fluoro gastro glyco hemi hetero hexa hydro hyper hypo immuno inter intra macro magneto mega methyl
+    micro mis mono multi nano neuro non oligo organo osteo over palaeo paleo penta phospho photo phyto
+    poly post proto pseudo psycho pyro quasi radio retro semi socio stereo sub super supra tetra thermo
+    thio trans ultra un under
+""")
 
-PREFIXES = FREE_PREFIXES | frozenset(
-    "re de pre in be out dis co en a bi di tri para fore up iso meta endo pro peri neo for tele geo extra "
-    "self homo mini mid meso allo down epi exo pan eco uni aero zoo ortho myo mal after xeno dys ecto "
-    "im il ir video sero astro amino holo equi step vice cross arch back".split()
-)
+PREFIXES = FREE_PREFIXES | _set("""
+    a aero after allo amino arch astro back be bi co cross de di dis down dys eco ecto en endo epi equi
+    exo extra for fore geo holo homo il im in ir iso mal meso meta mid mini myo neo ortho out pan para
+    peri pre pro re self sero step tele tri uni up vice video xeno zoo
+""")

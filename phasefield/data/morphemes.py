@@ -62,7 +62,7 @@ class Splitter:
 
     An affix is cut off where what is left is a known word that is not much rarer than the whole, or, for an
     affix that shows itself, where what is left could be a word. This goes on while anything comes off. Joined
-    again, a split is its word: a cut that :func:`~phasefield.data.orthography.join` does not undo is not made.
+    again, a split is its word: a cut that :func:`~phasefield.data.orthography.join` cannot undo is not made.
 
     Args:
         words: known words in small letters, with how often each was seen.
@@ -89,7 +89,7 @@ class Splitter:
             counts: words in small letters and how often they are there.
             dictionary: words known without having been seen, such as :func:`lemmas`.
         """
-        words = {word: 1 for word in dictionary} | dict(counts)
+        words = dict.fromkeys(dictionary, 1) | dict(counts)
         learned_prefixes, learned_suffixes = learn_affixes(words)
         return cls(words, english.PREFIXES | learned_prefixes, english.SUFFIXES | learned_suffixes)
 
@@ -207,4 +207,5 @@ def lemmas() -> frozenset[str]:
         )
     table = Path(package.submodule_search_locations[0]) / "resources" / "lemma_lu.csv.gz"
     with gzip.open(table, "rt", encoding="utf-8", newline="") as lines:
-        return frozenset(word for row in csv.reader(lines) if (word := row[2].lower()).isalpha())
+        words = (word for row in csv.reader(lines) for word in row[2].lower().split("/"))
+        return frozenset(word for word in words if word.isalpha())

@@ -118,23 +118,27 @@ class MorphologicalTokenizer:
         return self.vocabulary.open_tokens(ids)
 
     def structure(self, ids: Tensor) -> Tensor:
-        """Token ids ``[tokens]`` as rows (prefix, base, suffix), int64 ``[rows, 3]``; see :class:`Vocabulary`."""
+        """Token ids ``[tokens]`` as rows (prefix, base, suffix), int64 ``[rows, 3]``: see ``Vocabulary``."""
         return self.vocabulary.structure(ids)
 
     def flatten(self, rows: Tensor) -> Tensor:
         """Rows ``[rows, 3]`` as token ids; undoes :meth:`structure`."""
         return self.vocabulary.flatten(rows)
 
-    def save(self, folder: Path | str) -> None:
-        """Write ``morphology.json`` into a folder, and the file that tells transformers its class."""
+    def to_json(self) -> str:
+        """All of it, as ``morphology.json`` holds it."""
         saved = {
             "words": self.splitter.words,
             "prefixes": self.splitter.prefixes,
             "suffixes": self.splitter.suffixes,
             "vocabulary": self.vocabulary.to_json(),
         }
+        return json.dumps(saved)
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``morphology.json`` into a folder, and the file that tells transformers its class."""
         config = {"tokenizer_class": "MorphologicalTokenizerForTransformers"}
-        (Path(folder) / FILE).write_text(json.dumps(saved), encoding="utf-8")
+        (Path(folder) / FILE).write_text(self.to_json(), encoding="utf-8")
         (Path(folder) / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
     @classmethod

@@ -1,8 +1,8 @@
 """How English writes a stem and a suffix together: ``happy`` + ``ness`` is ``happiness``.
 
 A suffix is its letters, and before them a sign where the writing is not the regular one: ``+`` writes the two
-side by side (``dye``, ``+ing``), ``=`` doubles the stem's last letter (``control``, ``=ed``), ``-`` drops it
-(``Italy``, ``-an``). :func:`join` is a function of stem and suffix alone, so what it writes can always be
+side by side (``singe``, ``+ing``), ``=`` doubles the stem's last letter (``control``, ``=ed``), ``-`` drops
+it (``italy``, ``-an``). :func:`join` is a function of stem and suffix alone, so what it writes can always be
 written again; :func:`stems` looks for what it could have been given.
 """
 
@@ -13,7 +13,7 @@ _VOWELS = "aeiou"
 _SIBILANT = ("s", "x", "z", "ch", "sh")
 _DOUBLING = re.compile(r"(?:[^aeiou]*|[^aeiou]*qu)[aeiou][bdgklmnprtvz]")
 _SIGNS = "+=-"
-_AFTER_Y = frozenset("al an ial ic ical ism ist ite ize ise ous".split())
+_AFTER_Y = frozenset(["al", "an", "ial", "ic", "ical", "ism", "ist", "ite", "ize", "ise", "ous"])
 """Suffixes that can take a final y away."""
 
 
@@ -53,9 +53,10 @@ def stems(word: str, suffix: str) -> Iterator[tuple[str, str]]:
     for sign in ("", *_SIGNS):
         for stem in candidates:
             # One writing a stem: a sign says only what the regular rules do not.
-            if join(stem, sign + suffix) == word and (not sign or join(stem, suffix) != word):
-                if sign != "-" or stem[-1] != "y" or suffix in _AFTER_Y:
-                    yield stem, sign + suffix
+            needed = not sign or join(stem, suffix) != word
+            allowed = sign != "-" or stem[-1] != "y" or suffix in _AFTER_Y
+            if needed and allowed and join(stem, sign + suffix) == word:
+                yield stem, sign + suffix
 
 
 def _regular(stem: str, suffix: str) -> str:
@@ -68,7 +69,9 @@ def _regular(stem: str, suffix: str) -> str:
     if suffix == "ly":
         if stem.endswith("ic"):
             return stem + "ally"
-        if stem.endswith("ll") or (stem.endswith("le") and len(stem) > 3 and stem[-3] not in _VOWELS):
+        if stem.endswith("ll"):
+            return stem + "y"
+        if stem.endswith("le") and len(stem) > 3 and stem[-3] not in _VOWELS:
             return stem[:-1] + "y"
     if soft_y and first != "i":
         return stem[:-1] + "i" + suffix
@@ -84,7 +87,7 @@ def _regular(stem: str, suffix: str) -> str:
 
 
 def _candidates(word: str, suffix: str) -> Iterator[str]:
-    """Stems worth trying: what is left without the suffix, mended in each way the rules can have broken it."""
+    """Stems worth trying: what is left without the suffix, mended in each way the rules may have broken."""
     if not word.endswith(suffix):
         if suffix == "ly" and word.endswith("y"):
             yield from (word[:-1] + "e", word[:-1] + "l")

@@ -1,4 +1,4 @@
-"""The tokens of :class:`~phasefield.data.MorphologicalTokenizer`, flat and structured, and what they write."""
+"""The tokens of ``MorphologicalTokenizer``, flat and structured, and what they write."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -78,8 +78,8 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of any ids.
 
-        A marker, a prefix or a root begins a word; a root ends it but for a suffix. What is spelled belongs to
-        the word for as long as it is letters. A suffix without a word is its letters.
+        A marker, a prefix or a root begins a word; a root ends it but for a suffix. What is spelled belongs
+        to the word for as long as it is letters. A suffix without a word is its letters.
 
         Raises:
             IndexError: an id outside the vocabulary.

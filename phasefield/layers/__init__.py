@@ -14,6 +14,7 @@ from .linear_cross_entropy import linear_cross_entropy
 from .lru import AperiodicLRU
 from .mamba import Mamba
 from .mamba2 import Mamba2
+from .morphology import MorphologicalEmbedding, MorphologicalHeads
 from .phase import PhaseEmbedding, PhaseLinear, phase_coherence, phase_product
 from .phase_dropout import PhaseDropout
 from .phase_gate import PhaseGLU, phase_gate
@@ -28,6 +29,8 @@ __all__ = [
     "Mamba",
     "Mamba2",
     "ModReLU",
+    "MorphologicalEmbedding",
+    "MorphologicalHeads",
     "PhaseDropout",
     "PhaseEmbedding",
     "PhaseGLU",

@@ -20,7 +20,7 @@ from .average import WeightAverage
 from .checkpoint import load_model, read_json, write_model
 from .config import TrainConfig
 from .device import describe_device, pick_backend, pick_device
-from .evaluation import Evaluation, describe_split, evaluate, predicted_characters, validation_ids
+from .evaluation import Evaluation, describe_split, evaluate, predicted_text, validation_ids
 from .flags import RunFlags, known_model
 from .optimizer import make_optimizer
 from .run_folder import RunFolder
@@ -193,7 +193,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
         tokenizer=tokenizer,
         batches=batches,
         validation=validation,
-        validation_characters=predicted_characters(corpus, tokenizer, validation),
+        validation_characters=len(predicted_text(corpus, tokenizer, validation)),
         folder=folder,
         state=state,
         started_on=started_on,
