@@ -12,6 +12,9 @@ def _set(names: str) -> frozenset[str]:
 INFLECTIONS = _set("s ed ing er est")
 """Suffixes that make no new word: an inflected form may be far more frequent than its root."""
 
+ON_SHORT_STEMS = _set("er est y")
+"""Suffixes that, besides the free ones, are cut off a known word of three letters."""
+
 FREE_SUFFIXES = _set("""
     ability able ectomy ed esque ful graphy hood ification ify ing ism ist itis ization ize izing less
     like ly ment metry ness oid ological ologist ology osis phobia s ship wise

@@ -135,13 +135,15 @@ class Splitter:
         free = affix in (english.FREE_SUFFIXES if side == "suffix" else english.FREE_PREFIXES)
         if seen:
             rarer = self.words.get(word, 0) / seen
-            if rarer > (300 if inflection else 30):
+            if rarer > (300 if inflection else 10):
                 return 0.0
-            if len(stem) == _SHORTEST_ROOT and not free and (side == "prefix" or rarer > 3):
-                return 0.0
+            if len(stem) == _SHORTEST_ROOT and not free:
+                if side == "prefix" or rarer > 3 or affix not in english.ON_SHORT_STEMS:
+                    return 0.0
             return 10.0 + math.log1p(seen) / 4 + len(affix) / 2
         shape = side == "prefix" or _plausible(stem, affix)
-        return 1.0 + len(affix) if free and shape and len(stem) > _SHORTEST_ROOT else 0.0
+        long = len(stem) > _SHORTEST_ROOT or affix == "s"
+        return 1.0 + len(affix) if free and shape and long else 0.0
 
 
 def _plausible(stem: str, affix: str) -> bool:
