@@ -12,16 +12,13 @@ def _set(names: str) -> frozenset[str]:
 INFLECTIONS = _set("s ed ing er est")
 """Suffixes that make no new word: an inflected form may be far more frequent than its root."""
 
-ON_SHORT_STEMS = _set("er est y")
-"""Suffixes that, besides the free ones, are cut off a known word of three letters."""
-
 FREE_SUFFIXES = _set("""
-    ability able ectomy ed esque ful graphy hood ification ify ing ism ist itis ization ize izing less
+    ability able ectomy ed er esque est ful graphy hood ification ify ing ism ist itis ization ize izing less
     like ly ment metry ness oid ological ologist ology osis phobia s ship wise
 """)
 
 SUFFIXES = FREE_SUFFIXES | _set("""
-    age al ally an ance ane ant ary ase ate ation ative cy dom ee eer en ence er ery ese ess est eth
+    age al ally an ance ane ant ary ase ate ation ative cy dom ee eer en ence ery ese ess eth
     ette ia ial ian ible ic ical ics ide ine ion isation ise ish ite ition ity ium ive let ling or ory
     ous ry scope some ster th tion ual ward y yl
 """)

@@ -137,9 +137,9 @@ class Splitter:
             rarer = self.words.get(word, 0) / seen
             if rarer > (300 if inflection else 10):
                 return 0.0
-            if len(stem) == _SHORTEST_ROOT and not free:
-                if side == "prefix" or rarer > 3 or affix not in english.ON_SHORT_STEMS:
-                    return 0.0
+            sure = free or (affix == "y" and side == "suffix" and rarer <= 3)
+            if len(stem) == _SHORTEST_ROOT and not sure:
+                return 0.0
             return 10.0 + math.log1p(seen) / 4 + len(affix) / 2
         shape = side == "prefix" or _plausible(stem, affix)
         long = len(stem) > _SHORTEST_ROOT or affix == "s"
@@ -156,6 +156,10 @@ def _plausible(stem: str, affix: str) -> bool:
     if affix in ("ed", "ing", "able", "ability"):
         silent_e = _wants_e(stem[:-1]) if stem.endswith("e") else not _wants_e(stem)
         return silent_e and stem[-1] not in "ia" and not _DOUBLED.search(stem)
+    if affix in ("er", "est"):  # only an adjective's y: ``ier`` and ``iest``
+        return stem.endswith("y") and len(stem) > 4
+    if stem.endswith("i") or (affix == "ly" and stem.endswith(("ab", "ib"))):
+        return False
     return not stem.endswith(("y", "a")) or affix in ("ness", "like", "less")
 
 

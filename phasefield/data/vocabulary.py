@@ -49,6 +49,11 @@ class Vocabulary:
     def __len__(self) -> int:
         return self.first_suffix + len(self.suffixes)
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Bases, prefixes and suffixes, as :class:`~phasefield.layers.MorphologicalEmbedding` takes them."""
+        return self.bases, len(self.prefixes), len(self.suffixes)
+
     def to_json(self) -> dict[str, list[str]]:
         """The arguments this was made of."""
         return {
