@@ -19,6 +19,11 @@ class Access(NamedTuple):
     reads: bool
     writes: bool
 
+    def inside(self, low: int, high: int) -> "Access":
+        """What of it lies between two addresses."""
+        begin, end = np.searchsorted(self.addresses, (low, high))
+        return self._replace(addresses=self.addresses[begin:end])
+
 
 def sector_bytes(addresses: np.ndarray, element_size: int) -> int:
     """Bytes of the sectors that a single load or store touches."""

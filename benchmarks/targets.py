@@ -63,3 +63,6 @@ TARGETS = {
     "gfx942": Target(GPUTarget("hip", "gfx942", 64), 131072, 512, 32, 32, 65536, 65536, 0, 512),
 }
 """By name. sm_86, sm_89 and sm_120 are the GeForce RTX 30, 40 and 50 cards."""
+
+REFERENCE = "sm_86"
+"""Compiled first: other targets share its front end, and AMD's compile what was telling for it."""

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -16,6 +16,18 @@ from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, interpr
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .memory_access import Access, of_pointers, outside, races, sector_bytes, span, unique_bytes
+
+
+class LaunchTotals(NamedTuple):
+    """What one launch asked for.
+
+    Attributes:
+        tensors: argument → (bytes read, bytes written, bytes that it spans).
+        dots: 2 · M · N · K by what multiplies: ``"half"``, ``"tf32"``, ``"ieee"`` (float32 in full), …
+    """
+
+    tensors: dict[str, tuple[int, int, int]]
+    dots: dict[str, int]
 
 
 @dataclass
@@ -31,7 +43,9 @@ class Traffic:
         sectors: bytes of the 32-byte sectors that each load or store touches.
         by_tensor: kernel and argument → (bytes read, bytes written) as requested. Tensors that overlap are
             both charged.
+        unique_by_tensor: the same of bytes counted once a launch.
         dot_flops: 2 · M · N · K of every dot.
+        by_launch: of every launch, its tensors and dots.
         launches: kernels launched.
         races: what two programs of one launch did to the same address.
     """
@@ -40,7 +54,9 @@ class Traffic:
     unique: int = 0
     sectors: int = 0
     by_tensor: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    unique_by_tensor: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     dot_flops: int = 0
+    by_launch: list["LaunchTotals"] = field(default_factory=list)
     launches: int = 0
     races: list[str] = field(default_factory=list)
 
@@ -53,6 +69,8 @@ class _Launch:
         self.kernel = kernel
         self.spans = {name: span(tensor) for name, tensor in tensors.items()}
         self.accesses: list[Access] = []
+        self.by_tensor: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        self.dots: dict[str, int] = defaultdict(int)
 
     def note(self, pointers: Any, mask: Any, *, reads: bool, writes: bool) -> None:
         addresses, size = of_pointers(pointers, mask)
@@ -75,9 +93,9 @@ class _Launch:
         for name, (low, high) in self.spans.items():
             count = size * int(((addresses >= low) & (addresses < high)).sum())
             if count:
-                line = self.traffic.by_tensor[f"{self.kernel} {name}"]
-                line[0] += reads * count
-                line[1] += writes * count
+                for line in (self.by_tensor[name], self.traffic.by_tensor[f"{self.kernel} {name}"]):
+                    line[0] += reads * count
+                    line[1] += writes * count
         self.accesses.append(Access(distinct, size, program, reads, writes))
 
     def _describe(self, stray: np.ndarray, program: int, writes: bool) -> str:
@@ -95,8 +113,17 @@ class _Launch:
 
     def close(self) -> None:
         self.traffic.launches += 1
-        self.traffic.unique += unique_bytes(a for a in self.accesses if a.reads)
-        self.traffic.unique += unique_bytes(a for a in self.accesses if a.writes)
+        tensors = {
+            name: (*requested, self.spans[name][1] - self.spans[name][0])
+            for name, requested in self.by_tensor.items()
+        }
+        self.traffic.by_launch.append(LaunchTotals(tensors, dict(self.dots)))
+        kinds = ([a for a in self.accesses if a.reads], [a for a in self.accesses if a.writes])
+        self.traffic.unique += sum(map(unique_bytes, kinds))
+        for name, edges in self.spans.items():
+            for place, accesses in enumerate(kinds):
+                if own := [part for access in accesses if (part := access.inside(*edges)).addresses.size]:
+                    self.traffic.unique_by_tensor[f"{self.kernel} {name}"][place] += unique_bytes(own)
         self.traffic.races += [f"{self.kernel}: {race}" for race in races(self.accesses)]
 
 
@@ -130,9 +157,12 @@ def count_traffic() -> Iterator[Traffic]:
         launches[-1].note(pointers, None, reads=True, writes=True)
         return compare(self, pointers, *rest)
 
-    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
-        traffic.dot_flops += 2 * a.data.size * b.data.shape[-1]
-        return dot(self, a, b, *rest)
+    def create_dot(self: Any, a: Any, b: Any, c: Any, precision: Any, *rest: Any) -> Any:
+        flops = 2 * a.data.size * b.data.shape[-1]
+        traffic.dot_flops += flops
+        kind = "half" if a.dtype.primitive_bitwidth == 16 else precision.name.lower()
+        launches[-1].dots[kind] += flops
+        return dot(self, a, b, c, precision, *rest)
 
     def launch(self: Any, *arguments: Any, **options: Any) -> None:
         named = {**dict(zip(self.arg_names, arguments, strict=False)), **options}

@@ -101,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
     backend = pick_backend(device)
     failed = []
     for name, (op, make_inputs) in CHECKS.items():
-        verdict, good = _check(op, make_inputs, device)
+        verdict, good = check_op(op, make_inputs, device)
         print(f"{name:<20}{backend} backend ({_reason(backend, device)}): {verdict}", flush=True)
         if not good:
             failed.append(name)
@@ -173,7 +173,7 @@ def _noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
 
 
-def _check(
+def check_op(
     op: Callable[..., Tensor | tuple[Tensor, ...]],
     make_inputs: Callable[[], tuple[Tensor, ...]],
     device: torch.device,

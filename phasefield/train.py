@@ -12,6 +12,7 @@ from . import command_line
 from .models import MODELS, ModelEntry
 from .training import RunFlags, TrainConfig, train
 from .training.flags import flags_of_size, known_model
+from .training.hebbian import train_hebbian
 from .training.run_folder import RunFolder
 
 DEFAULT_MODEL = "landauer"
@@ -19,7 +20,8 @@ DEFAULT_MODEL = "landauer"
 
 def run(arguments: Sequence[str]) -> int:
     """Train; 0 when all steps are done, 128 plus the signal's number when a signal stopped the run."""
-    outcome = train(parse(arguments))
+    flags = parse(arguments)
+    outcome = train_hebbian(flags) if known_model(flags.model).local else train(flags)
     return 0 if outcome.signal is None else 128 + outcome.signal
 
 

@@ -54,7 +54,10 @@ def poisoned_memory(monkeypatch):
         if tensor.device.type in ("cpu", "cuda") and tensor.numel():
             with torch.no_grad():
                 floating = tensor.is_floating_point() or tensor.is_complex()
-                tensor.fill_(float("nan") if floating else torch.iinfo(tensor.dtype).max)
+                if tensor.dtype == torch.bool:
+                    tensor.fill_(True)
+                else:
+                    tensor.fill_(float("nan") if floating else torch.iinfo(tensor.dtype).max)
         return tensor
 
     def poisoning(function):

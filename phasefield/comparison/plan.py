@@ -31,7 +31,7 @@ class CompareFlags:
     """
 
     models: tuple[str, ...] = ("all",)
-    """names, or all"""
+    """names, or all that learn by gradients"""
     steps: int | None = None
     """optimizer steps of each; 2000 if nothing else is given"""
     minutes: float | None = None
@@ -87,12 +87,16 @@ class CompareFlags:
         """Of the models, each once.
 
         Raises:
-            UsageError: there is no such model.
+            UsageError: there is no such model, or it has no parameters to match others by.
         """
         if self.models == ("all",):
-            return tuple(MODELS)
+            return tuple(name for name, entry in MODELS.items() if not entry.local)
         for name in self.models:
-            known_model(name)
+            if known_model(name).local:
+                raise UsageError(
+                    f"--models names {name}, which learns by local rules and has no parameters; models are "
+                    "compared at equal numbers of them. phasefield train has its score."
+                )
         return tuple(dict.fromkeys(self.models))
 
 

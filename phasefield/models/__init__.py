@@ -15,13 +15,15 @@ Adam's weight decay spares parameters of fewer than two dimensions and those mar
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field  # `field` is a model here
 from typing import Any, Literal
 
 from torch import nn
 
 from .base import Completes, ModelLoss
 from .diffusion_lm import DiffusionLM, DiffusionLMConfig
+from .field import Field, FieldConfig
 from .iterative_thinking import (
     IterativeThinking,
     IterativeThinkingConfig,
@@ -53,8 +55,8 @@ class ModelEntry:
 
     config_class: type[Any]
     model_class: type[nn.Module]
-    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Mapping[str, Any]] = dataclass_field(default_factory=dict)
+    training: Mapping[str, Any] = dataclass_field(default_factory=dict)
     measure: Measure = "cross-entropy"
     width: str = "hidden_dim"
 
@@ -63,15 +65,44 @@ class ModelEntry:
         """Whether the model writes token after token."""
         return hasattr(self.model_class, "step")
 
+    @property
+    def local(self) -> bool:
+        """Whether the model learns by local rules of its own (``learn_``) instead of gradients."""
+        return hasattr(self.model_class, "learn_")
+
 
 _TRANSFORMER_SIZES = {
     "tiny": {"hidden_dim": 128, "num_layers": 4, "num_heads": 4},
     "small": {"hidden_dim": 256, "num_layers": 6, "num_heads": 8},
     "medium": {"hidden_dim": 512, "num_layers": 8, "num_heads": 8},
 }
+_TRANSFORMER_TRAINING = {
+    "seq_len": 128,
+    "batch_size": 8,
+    "lr": 2e-3,
+    "warmup_steps": 100,
+    "cosine": True,
+}
 
 MODELS: dict[str, ModelEntry] = {
     "landauer": ModelEntry(LandauerConfig, Landauer),
+    "field": ModelEntry(
+        FieldConfig,
+        Field,
+        sizes={
+            "small": {"contexts": "0 1 2 3 4 5 6 w w1", "sites": 2**20, "horizon": 256},
+            "base": {},
+            "large": {"contexts": "0 1 2 3 4 5 6 7 8 10 w w1 w2 ws", "sites": 2**24, "horizon": 1024},
+        },
+        training={
+            "batch_size": 16,
+            "seq_len": 512,
+            "lr": 0.1,
+            "steps": 122,
+            "save_every": 61,
+            "eval_every": 61,
+        },
+    ),
     "mamba": ModelEntry(
         MambaConfig,
         MambaLM,
@@ -88,28 +119,34 @@ MODELS: dict[str, ModelEntry] = {
         PhaseFieldConfig,
         PhaseField,
         sizes=PHASE_FIELD_SIZES,
+        width="dim",
         training={
-            **{"batch_size": 8, "seq_len": 256, "lr": 1e-3, "warmup_steps": 100, "cosine": True},
-            **{"beta2": 0.95, "weight_decay": 0.01},
+            "batch_size": 8,
+            "seq_len": 256,
+            "lr": 1e-3,
+            "beta2": 0.95,
+            "weight_decay": 0.01,
+            "warmup_steps": 100,
+            "cosine": True,
         },
     ),
     "nanogpt": ModelEntry(
         NanoGPTConfig,
         NanoGPT,
         sizes=_TRANSFORMER_SIZES,
-        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+        training=_TRANSFORMER_TRAINING,
     ),
     "iterative_thinking": ModelEntry(
         IterativeThinkingConfig,
         IterativeThinking,
         sizes=_TRANSFORMER_SIZES,
-        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+        training=_TRANSFORMER_TRAINING,
     ),
     "iterative_thinking_masked": ModelEntry(
         MaskedIterativeThinkingConfig,
         MaskedIterativeThinking,
         sizes=_TRANSFORMER_SIZES,
-        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+        training=_TRANSFORMER_TRAINING,
         measure="masked cross-entropy",
     ),
     "diffusion_lm": ModelEntry(
@@ -120,7 +157,7 @@ MODELS: dict[str, ModelEntry] = {
             "small": {**_TRANSFORMER_SIZES["small"], "diffusion_steps": 500},
             "medium": {**_TRANSFORMER_SIZES["medium"], "diffusion_steps": 1000},
         },
-        training={"seq_len": 128, "batch_size": 8, "lr": 2e-3, "warmup_steps": 100, "cosine": True},
+        training=_TRANSFORMER_TRAINING,
         measure="bound",
     ),
 }
@@ -130,6 +167,8 @@ __all__ = [
     "Completes",
     "DiffusionLM",
     "DiffusionLMConfig",
+    "Field",
+    "FieldConfig",
     "IterativeThinking",
     "IterativeThinkingConfig",
     "Landauer",

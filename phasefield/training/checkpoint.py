@@ -11,6 +11,7 @@
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from .. import __version__
 from ..data import Tokenizer, load_tokenizer
 from ..errors import UserError
 from ..models import MODELS
+from ..models.phase_field.registry import is_loaded
 from .durable import sha256, sync_file, sync_folder
 
 MANIFEST = "manifest.json"
@@ -46,10 +48,12 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Mod
     """The model of a checkpoint folder, in evaluation mode, and its tokenizer.
 
     Raises:
-        UserError: the folder is no checkpoint, is damaged, or needs another version of this package.
+        UserError: the folder is no checkpoint, is damaged, needs another version of this package, or code
+            that it names itself (:func:`check_code`).
     """
     verify(folder)
     saved = read_json(folder / "config.json")
+    check_code(folder, saved)
     name, version = saved.pop("model_type", None), saved.pop("phasefield_version", "unknown")
     try:
         entry = MODELS[name]
@@ -62,6 +66,24 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Mod
             f"phasefield {__version__}: {error}"
         ) from error
     return model.to(device).eval(), tokenizer
+
+
+def check_code(checkpoint: Path, config: dict[str, Any]) -> None:
+    """Refuse a checkpoint's config that would run Python code which the user has not named.
+
+    A phase-field config names files with parts of the user's own. They may run if they are loaded already, or
+    if the environment variable ``PHASEFIELD_PLUGINS`` names them, separated by commas.
+
+    Raises:
+        UserError: one is neither.
+    """
+    trusted = os.environ.get("PHASEFIELD_PLUGINS", "").split(",")
+    for plugin in filter(None, str(config.get("plugins") or "").split(",")):
+        if plugin not in trusted and not is_loaded(plugin):
+            raise UserError(
+                f"checkpoint {checkpoint} needs the Python code in {plugin}, which no checkpoint runs by "
+                f"itself; if you trust it, set PHASEFIELD_PLUGINS={plugin}."
+            )
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

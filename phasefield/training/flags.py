@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UsageError, UserError
 from ..models import MODELS, ModelEntry
-from .checkpoint import read_json, verify
+from .checkpoint import check_code, read_json, verify
 from .config import TrainConfig
 
 _MAY_CHANGE = {
@@ -94,10 +94,11 @@ class RunFlags:
         """The flags that a checkpoint's run was started or last resumed with.
 
         Raises:
-            UserError: the checkpoint is damaged, or another version's.
+            UserError: the checkpoint is damaged, another version's, or needs code that it names itself.
         """
         verify(checkpoint)
         saved = read_json(checkpoint / "trainer.json")
+        check_code(checkpoint, saved.get("model_flags") or {})
         try:
             return cls(saved["model"], TrainConfig(**saved["flags"]), saved["model_flags"], saved.get("size"))
         except (KeyError, TypeError, UsageError) as error:

@@ -138,7 +138,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
     """
     run = flags.run
     folder = RunFolder(run.save_dir)
-    checkpoint = _checkpoint_to_resume(flags, folder)
+    checkpoint = checkpoint_to_resume(flags, folder)
     with reported(ValueError, OSError, RuntimeError):
         corpus = load_corpus(run.dataset, run.data_path)
     accelerator = _accelerator(run)
@@ -152,7 +152,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
         with reported(ValueError):
             model = entry.model_class(entry.config_class(tokenizer.vocab_size, **flags.model_flags))
     else:
-        _check_same_start(checkpoint, started_on)
+        check_same_start(checkpoint, started_on)
         model, tokenizer = load_model(checkpoint)
     with reported(ValueError):
         batches = _training_batches(run, tokenizer.encode(corpus.train), accelerator)
@@ -210,7 +210,13 @@ def _carried_form(name: str, model: nn.Module) -> Any:
     return state
 
 
-def _checkpoint_to_resume(flags: RunFlags, folder: RunFolder) -> Path | None:
+def checkpoint_to_resume(flags: RunFlags, folder: RunFolder) -> Path | None:
+    """The run's latest checkpoint with ``--resume``, None without.
+
+    Raises:
+        UserError: there is nothing to resume, or something where a new run would go.
+        UsageError: the flags make another run of it.
+    """
     if not flags.run.resume:
         folder.check_fresh()
         return None
@@ -224,7 +230,12 @@ def _checkpoint_to_resume(flags: RunFlags, folder: RunFolder) -> Path | None:
     return checkpoint
 
 
-def _check_same_start(checkpoint: Path, started_on: dict[str, Any]) -> None:
+def check_same_start(checkpoint: Path, started_on: dict[str, Any]) -> None:
+    """Refuse to resume on another text, or with another number of processes.
+
+    Raises:
+        UsageError: naming which.
+    """
     saved = read_json(checkpoint / "trainer.json")
     if saved.get("text_sha256") != started_on["text_sha256"]:
         raise UsageError(

@@ -1,18 +1,20 @@
 """Every fused kernel compiles within the registers and memory of each target; and the gate would notice."""
 
 import json
-import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import cache
 
 import pytest
 
 pytest.importorskip("triton")
 
+from benchmarks import baseline, gpu_report
 from benchmarks.cases import OPS
-from benchmarks.compile_gate import ROOT, kernel_from_json
+from benchmarks.compile_gate import compile_cases, compiler_environment, kernel_from_json
 from benchmarks.gpu_report import report
-from benchmarks.targets import TARGETS
+from benchmarks.targets import REFERENCE, TARGETS
 from phasefield_kernels.aperiodic_scan.configs import TIME_LOOP as APERIODIC
 from phasefield_kernels.complex_product import configs as complex_product
 from phasefield_kernels.device import for_architecture
@@ -236,24 +238,32 @@ cases = [
     case("product", run_product, 64, torch.bfloat16, 4),
     case("huge", run_product, 128, torch.float32, 2),
 ]
-kernels = compile_here(TARGETS[sys.argv[1]], {"toys": cases})["toys"]
-json.dump([asdict(kernel) for kernel in kernels], sys.stdout)
+found = compile_here({name: TARGETS[name] for name in sys.argv[1:]}, {"toys": cases})
+json.dump({t: [asdict(kernel) for kernel in ops["toys"]] for t, ops in found.items()}, sys.stdout)
 """
 
 
-def compile_toys(target, tmp_path):
-    script = tmp_path / "toys.py"
+@pytest.fixture(scope="module")
+def compile_toys(tmp_path_factory):
+    """Compile the toys for targets in one process; by target and first case."""
+    script = tmp_path_factory.mktemp("toys") / "toys.py"
     script.write_text(TOYS)
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    paths = [str(ROOT), str(ROOT / "kernels"), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    command = [sys.executable, str(script), target]
-    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    return {kernel.cases[0]: kernel for kernel in map(kernel_from_json, json.loads(output))}
+
+    @cache
+    def compile_(*targets):
+        command = [sys.executable, str(script), *targets]
+        environment = compiler_environment() | {"TRITON_CACHE_DIR": str(script.parent / "-".join(targets))}
+        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        return {
+            target: {kernel.cases[0]: kernel for kernel in map(kernel_from_json, rows)}
+            for target, rows in json.loads(output).items()
+        }
+
+    return compile_
 
 
-def test_what_compiles_is_what_a_real_launch_would_compile(tmp_path):
-    toys = compile_toys("sm_86", tmp_path)
+def test_what_compiles_is_what_a_real_launch_would_compile(compile_toys):
+    toys = compile_toys("sm_86", "sm_89", "sm_120")["sm_86"]
     # One kernel for both sizes divisible by 16, another for the odd one, another with the extra pointer.
     assert toys["aligned"].cases == ("aligned", "aligned again")
     assert toys["aligned"].configuration == "BLOCK=1024 warps=4"
@@ -273,8 +283,50 @@ def test_what_compiles_is_what_a_real_launch_would_compile(tmp_path):
     assert "bytes of shared memory, of 101376" in broken
 
 
-def test_the_machine_code_of_an_amd_card_is_read_as_well(tmp_path):
-    toys = compile_toys("gfx942", tmp_path)
+@pytest.mark.parametrize(
+    "target",
+    ["sm_89", *(pytest.param(t, marks=pytest.mark.full_matrix) for t in ("sm_120",))],
+)
+def test_a_shared_front_end_changes_no_machine_code(compile_toys, target):
+    together, alone = compile_toys("sm_86", "sm_89", "sm_120")[target], compile_toys(target)[target]
+    assert together.keys() == alone.keys()
+    assert together == alone
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("target", [target for target in TARGETS if target not in (REFERENCE, "gfx942")])
+def test_a_shared_front_end_changes_no_machine_code_of_ours(target):
+    ops = ["aperiodic_scan", "phase_matmul"]
+    together = compile_cases([REFERENCE, target], ops, quick=True)[target]
+    alone = compile_cases([target], ops, quick=True)[target]
+    for op in ops:
+        assert together[op]
+        assert all(kernel in alone[op] for kernel in together[op])
+
+
+def test_a_kernel_that_takes_more_registers_and_shared_memory_fails_against_the_baseline(compile_toys):
+    toys = compile_toys("sm_86", "sm_89", "sm_120")["sm_86"]
+    # The same kernel, swollen.
+    swollen = replace(toys["huge"], configuration=toys["product"].configuration)
+    lines = [gpu_report.rows([("sm_86", "toys", kernel)]) for kernel in (toys["product"], swollen)]
+    keys = ("target", "op", "kernel", "configuration")
+    (worse,) = baseline.compare(*lines, keys, gpu_report.regressions).worse
+    assert worse.startswith("sm_86, toys, product, SIZE=64 warps=4: registers ")
+    assert "spilled 0 -> " in worse
+    assert "shared_memory " in worse
+    assert not baseline.compare(*reversed(lines), keys, gpu_report.regressions).worse
+
+
+def test_amds_compiler_gets_the_hungriest_variant_of_each_configuration_and_types(compile_toys):
+    found = compile_toys("sm_86", "gfx942")
+    copies, kept = ([toy for toy in found[t].values() if toy.kernel == "copy"] for t in ("sm_86", "gfx942"))
+    assert len(copies) == 3
+    assert [toy.cases for toy in kept] == [max(copies, key=lambda toy: toy.code.registers).cases]
+    assert {"product", "huge"} <= found["gfx942"].keys()
+
+
+def test_the_machine_code_of_an_amd_card_is_read_as_well(compile_toys):
+    toys = compile_toys("gfx942")["gfx942"]
     assert toys["aligned"].code.registers > 0
     assert not toys["aligned"].code.violations(TARGETS["gfx942"])
     assert any(name.startswith("v_mfma") for name in toys["product"].code.instructions)

@@ -149,10 +149,20 @@ def test_training_is_told_in_nats_and_bits(tmp_path):
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
     assert "no `benchmarks/data/predicted.json`" in gpu.predicted_times(tmp_path)
     assert "`python -m benchmarks." in gpu.predicted_times(tmp_path)
-    (tmp_path / "predicted.json").write_text(json.dumps([{"op": "x", "card": "y", "predicted_ms": 0.25}]))
+
+
+def test_predictions_stand_beside_each_other_by_card_and_say_what_they_are(tmp_path):
+    case = {"op": "x", "path": "p", "shape": [2, 3], "launches": 1, "limiting": "memory"}
+    times = {"one": (0.25, 0.2), "two": (0.5, 0.4)}
+    rows = [
+        {**case, "card": card, "predicted_ms": time, "bandwidth_bound_ms": bound}
+        for card, (time, bound) in times.items()
+    ]
+    (tmp_path / "predicted.json").write_text(json.dumps({"rows": rows}))
     told = gpu.predicted_times(tmp_path)
     assert "**Predicted, not measured**" in told
-    assert "| x | y | 0.250 |" in told
+    assert "| op | path | shape | launches | one | two | limited by | bandwidth bound |" in told
+    assert "| `x` | p | 2 × 3 | 1 | 0.250 | 0.500 | memory | 0.200 |" in told
 
 
 def test_pictures_are_drawn_from_the_data(data, tmp_path):

@@ -61,6 +61,9 @@ def test_a_byte_that_every_program_asks_for_is_requested_often_and_unique_once()
         add_scalar[(8,)](torch.zeros(256), torch.ones(1), BLOCK=32)
     assert traffic.requested == 2 * 1024 + 8 * 4
     assert traffic.unique == 2 * 1024 + 4
+    assert traffic.unique_by_tensor == {"add_scalar x_ptr": [1024, 1024], "add_scalar scalar_ptr": [4, 0]}
+    (launch,) = traffic.by_launch
+    assert launch.tensors == {"x_ptr": (1024, 1024, 1024), "scalar_ptr": (32, 0, 4)}
 
 
 def test_a_walk_down_a_column_wastes_sectors():
@@ -150,6 +153,7 @@ def test_the_work_of_dots_is_counted():
     with count_traffic() as traffic:
         product[(1,)](torch.zeros(16, 64), torch.zeros(64, 32), torch.zeros(16, 32), M=16, N=32, K=64)
     assert traffic.dot_flops == 2 * 16 * 32 * 64
+    assert traffic.by_launch[0].dots == {"ieee": 2 * 16 * 32 * 64}
 
 
 def test_nothing_stays_patched():

@@ -21,7 +21,8 @@ ROW = (Config(block=32, steps=8, num_warps=1), Config(block=128, steps=8, num_wa
 
 
 def compiled(instructions, *, block=32, occupancy=0.5, spilled=0):
-    code = MachineCode(64, spilled, 0, 0, 1, occupancy, "registers", {"FFMA": instructions, "LDG.32": 99})
+    counts = {"FFMA": instructions, "LDG.32": 99}
+    code = MachineCode(64, spilled, 0, 0, 1, occupancy, "registers", 0, counts)
     return CompiledKernel("kernel", f"STEPS=8 BLOCK={block} warps=1", "", ("case",), 0, code)
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from phasefield.errors import UserError
 from phasefield.training import RunFlags, find_checkpoint, load_model
-from phasefield.training.checkpoint import seal
+from phasefield.training.checkpoint import check_code, seal
 from phasefield.training.run_folder import RunFolder
 
 FILES = (
@@ -52,6 +52,24 @@ def test_nothing_is_ever_unpickled(checkpoint, flags, quietly, monkeypatch):
     monkeypatch.setattr(torch, "load", refuse)
     load_model(checkpoint)
     quietly(flags(steps=6, resume=True))
+
+
+@pytest.mark.parametrize(("name", "load"), [("config.json", load_model), ("trainer.json", RunFlags.saved_in)])
+def test_code_that_a_checkpoint_names_runs_only_if_the_user_names_it_too(
+    name, load, checkpoint, tmp_path, monkeypatch
+):
+    code = tmp_path / "parts.py"
+    code.write_text("from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n")
+    config = json.loads((checkpoint / name).read_text())
+    (config if name == "config.json" else config["model_flags"])["plugins"] = str(code)
+    (checkpoint / name).write_text(json.dumps(config))
+    (checkpoint / "manifest.json").unlink()
+    seal(checkpoint)
+    with pytest.raises(UserError, match=r"parts\.py.*PHASEFIELD_PLUGINS"):
+        load(checkpoint)
+    assert not code.with_suffix(".ran").exists()
+    monkeypatch.setenv("PHASEFIELD_PLUGINS", str(code))
+    check_code(checkpoint, {"plugins": str(code)})
 
 
 @pytest.mark.parametrize("name", FILES)

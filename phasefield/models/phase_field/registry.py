@@ -116,9 +116,9 @@ def load_plugin(name: str) -> None:
     path = Path(name).resolve()
     if not path.is_file():
         raise ValueError(f"plugins names the file {name!r}, which does not exist.")
-    module_name = f"phasefield_plugin_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    if module_name in sys.modules:
+    if is_loaded(name):
         return
+    module_name = _module_name(name)
     spec = importlib.util.spec_from_file_location(module_name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
@@ -127,6 +127,18 @@ def load_plugin(name: str) -> None:
     except BaseException:
         del sys.modules[module_name]
         raise
+
+
+def is_loaded(name: str) -> bool:
+    """Whether :func:`load_plugin` would run no code."""
+    return _module_name(name) in sys.modules
+
+
+def _module_name(name: str) -> str:
+    if not name.endswith(".py"):
+        return name
+    path = Path(name).resolve()
+    return f"phasefield_plugin_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
 
 
 def _origin(part: type[Any]) -> tuple[str, str]:
