@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,7 @@ class MorphologicalTokenizer:
 class _Cache(dict[str, list[int]]):
     """The ids of parts of text, made when first asked for; emptied when full."""
 
-    def __init__(self, make: Any) -> None:
+    def __init__(self, make: Callable[[str], list[int]]) -> None:
         self._make = make
 
     def __missing__(self, part: str) -> list[int]:

@@ -42,7 +42,7 @@ def learn_pieces(wholes: Mapping[str, int], words: Mapping[str, int], count: int
 
     Args:
         wholes: strings to take whole or not at all, with their frequencies.
-        words: words that will be spelled, whose runs of 3 to 7 letters are candidates (and 2, for the ends).
+        words: words that will be spelled; their runs of 2 to 7 letters are candidates.
         count: pieces wanted.
     """
     found: Counter[str] = Counter()
