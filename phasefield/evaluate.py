@@ -10,7 +10,7 @@ from .errors import UsageError, reported
 from .training import TrainConfig, evaluate, find_checkpoint, load_model
 from .training.checkpoint import read_json
 from .training.device import describe_device, out_of_memory_reported, pick_backend, pick_device
-from .training.evaluation import describe_split, predicted_characters, validation_ids
+from .training.evaluation import describe_split, predicted_text, validation_ids
 from .training.flags import known_model
 
 
@@ -39,7 +39,7 @@ class EvaluateFlags:
 
 @out_of_memory_reported()
 def run(arguments: Sequence[str]) -> int:
-    """Evaluate and print total, content, energy, bits per character."""
+    """Evaluate and print total, content, energy, bits per character, perplexity per word and byte."""
     flags = command_line.parse_flags(
         EvaluateFlags,
         arguments,
@@ -60,10 +60,13 @@ def run(arguments: Sequence[str]) -> int:
         corpus = load_corpus(dataset or TrainConfig.dataset, data_path)
         ids = validation_ids(corpus, tokenizer).to(device)
     print(f"{checkpoint} on {describe_device(device)}, {backend} backend")
-    characters = predicted_characters(corpus, tokenizer, ids)
-    result = evaluate(model, ids, flags.batch_size, seq_len, characters=characters, measure=measure)
+    text = predicted_text(corpus, tokenizer, ids)
+    result = evaluate(model, ids, flags.batch_size, seq_len, characters=len(text), measure=measure)
     print(f"{corpus.name}: {describe_split(result.tokens, seq_len, measure)}")
     print(result)
+    if perplexities := result.perplexities(text):
+        at_most = "at most " if measure == "bound" else ""
+        print("perplexity  " + "  ".join(f"per {u} {at_most}{p:,.2f}" for u, p in perplexities.items()))
     return 0
 
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from rich.console import Console
@@ -79,8 +80,8 @@ def _write(flags: GenerateFlags, model: nn.Module, tokenizer: Tokenizer, prompt:
                 answer = model.complete(prompt, count, **options)
         tokens = answer.unbind(1)
     text = TextStream(tokenizer)
-    print(flags.prompt, end="", flush=True)
-    for token in tokens:
+    # The prompt too goes through the stream: its last word may get a suffix.
+    for token in chain(prompt.unbind(1), tokens):
         print(text.push(token.item()), end="", flush=True)
     print(text.finish())
 

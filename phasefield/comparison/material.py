@@ -36,7 +36,7 @@ def load_material(dataset: str, data_path: str | None, tokenizer_name: str) -> M
     """
     with reported(ValueError, OSError, RuntimeError):
         corpus = load_corpus(dataset, data_path)
-        tokenizer = make_tokenizer(tokenizer_name, corpus.train + corpus.validation)
+        tokenizer = make_tokenizer(tokenizer_name, corpus.train, corpus.validation)
     with reported(ValueError):
         prompts, continuations = prompts_and_continuations(tokenizer.encode(corpus.validation))
         return Material(corpus, tokenizer, tokenizer.encode(corpus.train), prompts, continuations)

@@ -51,7 +51,7 @@ class CompareFlags:
     dataset: str = TrainConfig.dataset
     """a dataset, as in train"""
     tokenizer: str = TrainConfig.tokenizer
-    """char, gpt2 or a folder, as in train"""
+    """char, morphological, gpt2 or a folder, as in train"""
     batch_size: int | None = None
     """sequences a step, the same of every model; the baseline's own if left out"""
     seq_len: int | None = None

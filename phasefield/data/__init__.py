@@ -3,6 +3,7 @@
 from .batches import ContiguousStreams, RandomWindows, evaluation_batches
 from .characters import CharTokenizer
 from .corpora import DATASETS, Corpus, load_corpus
+from .morphology import MorphologicalTokenizer
 from .streaming import TextStream
 from .subwords import SubwordTokenizer
 from .tokenizer import Tokenizer, load_tokenizer, make_tokenizer
@@ -12,6 +13,7 @@ __all__ = [
     "CharTokenizer",
     "ContiguousStreams",
     "Corpus",
+    "MorphologicalTokenizer",
     "RandomWindows",
     "SubwordTokenizer",
     "TextStream",

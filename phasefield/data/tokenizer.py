@@ -7,7 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from . import morphology
 from .characters import FILE, CharTokenizer
+from .morphology import MorphologicalTokenizer
 from .subwords import SubwordTokenizer
 
 
@@ -36,25 +38,32 @@ class Tokenizer(Protocol):
         ...
 
 
-def make_tokenizer(name: str, text: str) -> Tokenizer:
+def make_tokenizer(name: str, text: str, validation: str = "") -> Tokenizer:
     """The tokenizer of a training run.
 
     Args:
-        name: ``char``, the symbols of ``text``; ``gpt2``; or a folder, see :meth:`SubwordTokenizer.read`.
-        text: all that will be encoded.
+        name: ``char``, the symbols of both texts; ``morphological``, learned from ``text``; ``gpt2``; or a
+            folder that :func:`load_tokenizer` or :meth:`SubwordTokenizer.read` knows.
+        text: what will be trained on.
+        validation: what else will be encoded. Only ``char`` looks at it: the others can write any text.
 
     Raises:
         ValueError: an unknown name, or a folder without a tokenizer.
         RuntimeError: GPT-2's files are not installed.
     """
     if name == "char":
-        return CharTokenizer.from_text(text)
+        return CharTokenizer.from_text(text + validation)
+    if name == "morphological":
+        return MorphologicalTokenizer.train(text)
     if name == "gpt2":
         return SubwordTokenizer.gpt2()
     if not Path(name).is_dir():
         raise ValueError(
-            f"tokenizer is {name!r}; allowed are char, gpt2, or a folder that holds a tokenizer."
+            f"tokenizer is {name!r}; allowed are char, gpt2, morphological, or a folder that holds a "
+            "tokenizer."
         )
+    if (Path(name) / morphology.FILE).is_file():
+        return MorphologicalTokenizer.load(name)
     return SubwordTokenizer.read(name)
 
 
@@ -65,6 +74,8 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         FileNotFoundError: there is none.
         ValueError: the file is damaged.
     """
+    if (Path(folder) / morphology.FILE).is_file():
+        return MorphologicalTokenizer.load(folder)
     path = Path(folder) / FILE
     try:
         splitter = json.loads(path.read_text(encoding="utf-8"))["pre_tokenizer"]

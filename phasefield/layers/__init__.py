@@ -25,6 +25,7 @@ from .lru import AperiodicLRU
 from .mamba import Mamba
 from .mamba2 import Mamba2
 from .mixture import BornMixture
+from .morphology import MorphologicalEmbedding, MorphologicalHeads
 from .perturbation import PerturbationSchedule, beta_times, levy_stable, perturb
 from .phase import PhaseEmbedding, PhaseLinear, phase_coherence, phase_product
 from .phase_dropout import PhaseDropout
@@ -49,6 +50,8 @@ __all__ = [
     "Mamba",
     "Mamba2",
     "ModReLU",
+    "MorphologicalEmbedding",
+    "MorphologicalHeads",
     "PerturbationSchedule",
     "PhaseDropout",
     "PhaseEmbedding",

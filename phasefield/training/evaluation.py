@@ -38,7 +38,26 @@ class Evaluation:
         """
         if self.measure == "masked cross-entropy":
             return None
-        return self.terms["content"] * self.tokens / self.characters / math.log(2)
+        return self.nats_per(self.characters) / math.log(2)
+
+    def nats_per(self, count: int) -> float:
+        """``content · tokens / count``: nats a unit, if the predicted text has ``count`` units of a kind.
+
+        Unlike nats a token, nats a character, byte or word compare across tokenizers.
+        """
+        return self.terms["content"] * self.tokens / count
+
+    def perplexities(self, text: str) -> dict[str, float] | None:
+        """E to the nats a word, and a byte, of the text that the predicted tokens stand for.
+
+        A word is what stands between white space; bytes are UTF-8's. Upper bounds if content is one, None
+        where content says nothing of the text as a whole.
+        """
+        if self.measure == "masked cross-entropy":
+            return None
+        counts = {"word": len(text.split()), "byte": len(text.encode("utf-8", "surrogatepass"))}
+        nats = {unit: self.nats_per(max(count, 1)) for unit, count in counts.items()}
+        return {unit: math.exp(value) if value < 700 else math.inf for unit, value in nats.items()}
 
     def __str__(self) -> str:
         scores = [f"total {self.total:.4f}", *(f"{name} {value:.4f}" for name, value in self.terms.items())]
@@ -105,9 +124,9 @@ def validation_ids(corpus: Corpus, tokenizer: Tokenizer) -> Tensor:
     return ids
 
 
-def predicted_characters(corpus: Corpus, tokenizer: Tokenizer, ids: Tensor) -> int:
-    """The characters of the validation split that its tokens ``ids`` but the first stand for."""
-    return len(corpus.validation) - len(tokenizer.decode(ids[:1]))
+def predicted_text(corpus: Corpus, tokenizer: Tokenizer, ids: Tensor) -> str:
+    """What the tokens ``ids`` of the validation split but the first stand for."""
+    return corpus.validation[len(tokenizer.decode(ids[:1])) :]
 
 
 def describe_split(tokens: int, seq_len: int, measure: Measure) -> str:

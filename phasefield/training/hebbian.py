@@ -21,7 +21,7 @@ from ..layers.perturbation import PerturbationSchedule
 from .checkpoint import load_model, read_json, write_json, write_model
 from .curve import draw_loss_curve
 from .device import describe_device, out_of_memory_reported, pick_device
-from .evaluation import describe_split, evaluate, predicted_characters, validation_ids
+from .evaluation import describe_split, evaluate, predicted_text, validation_ids
 from .flags import RunFlags, known_model
 from .interrupt import Interrupt
 from .loop import Outcome
@@ -214,7 +214,7 @@ def _open(flags: RunFlags, console: Console) -> _Run:
     entry = known_model(flags.model)
     if checkpoint is None:
         with reported(ValueError, RuntimeError):
-            tokenizer = make_tokenizer(run.tokenizer, corpus.train + corpus.validation)
+            tokenizer = make_tokenizer(run.tokenizer, corpus.train, corpus.validation)
         with reported(ValueError):
             model = entry.model_class(entry.config_class(tokenizer.vocab_size, **flags.model_flags)).to(
                 device
@@ -227,7 +227,7 @@ def _open(flags: RunFlags, console: Console) -> _Run:
         schedule = PerturbationSchedule.parse(flags.model_flags["perturbation_schedule"])
         batches = Passes(tokenizer.encode(corpus.train).to(device), run.batch_size, run.seq_len, run.seed)
         validation = validation_ids(corpus, tokenizer).to(device)
-    characters = predicted_characters(corpus, tokenizer, validation)
+    characters = len(predicted_text(corpus, tokenizer, validation))
     session = _Run(flags, model, tokenizer, batches, validation, characters, folder, started_on, schedule)
     if checkpoint is not None:
         session.restore(checkpoint)

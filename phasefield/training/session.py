@@ -20,7 +20,7 @@ from .average import WeightAverage
 from .checkpoint import load_model, read_json, write_model
 from .config import TrainConfig
 from .device import describe_device, pick_backend, pick_device
-from .evaluation import Evaluation, describe_split, evaluate, predicted_characters, validation_ids
+from .evaluation import Evaluation, describe_split, evaluate, predicted_text, validation_ids
 from .flags import RunFlags, known_model
 from .optimizer import make_optimizer
 from .run_folder import RunFolder
@@ -148,7 +148,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
     entry = known_model(flags.model)
     if checkpoint is None:
         with reported(ValueError, RuntimeError):
-            tokenizer = make_tokenizer(run.tokenizer, corpus.train + corpus.validation)
+            tokenizer = make_tokenizer(run.tokenizer, corpus.train, corpus.validation)
         with reported(ValueError):
             model = entry.model_class(entry.config_class(tokenizer.vocab_size, **flags.model_flags))
     else:
@@ -193,7 +193,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
         tokenizer=tokenizer,
         batches=batches,
         validation=validation,
-        validation_characters=predicted_characters(corpus, tokenizer, validation),
+        validation_characters=len(predicted_text(corpus, tokenizer, validation)),
         folder=folder,
         state=state,
         started_on=started_on,

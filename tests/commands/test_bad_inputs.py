@@ -37,9 +37,13 @@ BAD_INPUTS = {
     ),
     "a size of a model without sizes": (f"{TRAIN} --size tiny", 2, "landauer does not have; it has no sizes"),
     "a size without its name": (f"{TOY} --size", 2, "--size"),
-    "an unknown tokenizer": (f"{TRAIN} --tokenizer gtp2", 1, "'gtp2'; allowed are char, gpt2, or a folder"),
+    "an unknown tokenizer": (
+        f"{TRAIN} --tokenizer gtp2",
+        1,
+        "'gtp2'; allowed are char, gpt2, morphological, or a",
+    ),
     "a folder without a tokenizer": (f"{TRAIN} --tokenizer run", 1, "run holds no tokenizer; it needs"),
-    "no tokenizer": (f"{TRAIN} --tokenizer=", 2, "--tokenizer is ''; it must be char, gpt2 or a folder"),
+    "no tokenizer": (f"{TRAIN} --tokenizer=", 2, "--tokenizer is ''; it must be char, morphological, gpt2"),
     "a negative decay": (f"{TRAIN} --weight-decay -1", 2, "--weight-decay is -1.0; it must be at least 0"),
     "a beta of 1": (f"{TRAIN} --beta2 1", 2, "--beta2 is 1.0; it must be at least 0 and below 1"),
     "a state that is not there": (

@@ -46,6 +46,27 @@ def test_train_then_evaluate_then_generate(workplace, call):
     assert len(output) == 1 + 30 + 1
 
 
+def test_train_evaluate_and_generate_with_a_tokenizer_of_words_parts(workplace, call):
+    text = "the walkers walked, walking and talking as talkers talked; "
+    (workplace / "words.txt").write_text(text * 200)
+    arguments = "--data-path words.txt --tokenizer morphological --save-dir new --device cpu --log-with none"
+    code, output = call(f"train landauer {arguments} --hidden-dim 32 --batch-size 4 --seq-len 8 --steps 60")
+    assert code == 0, output
+    assert (workplace / "new" / "step-000060" / "morphology.json").is_file()
+
+    code, output = call("evaluate --checkpoint new --device cpu")
+    assert code == 0
+    word, byte = map(float, re.search(r"perplexity  per word ([\d.]+)  per byte ([\d.]+)", output).groups())
+    assert 1 < byte < word  # a text of ten words said again and again is learned well: no thousands
+    assert float(re.search(r"bits per character ([\d.]+)", output)[1]) == pytest.approx(
+        math.log2(byte), abs=0.01
+    )
+
+    code, output = call("generate --checkpoint new --prompt the --max-new-tokens 12 --temperature 0.01")
+    assert code == 0
+    assert output.startswith("the walkers walked, walking and talking")
+
+
 def test_evaluate_reports_all_terms(workplace, call):
     _, output = call("evaluate --checkpoint run")
     scores = dict(re.findall(r"(total|content|energy|bits per character) ([\d.]+)", output))

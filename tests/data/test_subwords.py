@@ -77,7 +77,7 @@ def test_a_damaged_file_is_named(content, tmp_path):
 def test_the_name_decides_the_tokenizer(folder):
     assert make_tokenizer("char", "ba").symbols == ["a", "b"]
     assert make_tokenizer(str(folder), "").vocab_size == 300
-    with pytest.raises(ValueError, match="tokenizer is 'gtp2'; allowed are char, gpt2, or a folder"):
+    with pytest.raises(ValueError, match="tokenizer is 'gtp2'; allowed are char, gpt2, morphological, or a"):
         make_tokenizer("gtp2", "")
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from phasefield.data import CharTokenizer, Corpus
 from phasefield.models import Landauer, LandauerConfig
 from phasefield.training import evaluate
-from phasefield.training.evaluation import validation_ids
+from phasefield.training.evaluation import Evaluation, validation_ids
 
 
 @pytest.fixture
@@ -63,3 +63,13 @@ def test_a_split_too_short_to_predict_anything_is_refused():
     tokenizer = CharTokenizer.from_text("ab")
     with pytest.raises(ValueError, match=r"the validation split of tiny has 1 token"):
         validation_ids(Corpus("tiny", "aaaaabbb", "b"), tokenizer)
+
+
+def test_perplexity_a_word_and_a_byte_does_not_depend_on_how_many_tokens_a_text_takes():
+    text = "zwölf Boxkämpfer\n jagen"  # 3 words, 23 characters, 25 bytes
+    for tokens, content in ((6, 2.5), (15, 1.0)):
+        result = Evaluation(content, {"content": content}, tokens, len(text))
+        assert result.bits_per_character == pytest.approx(15 / 23 / math.log(2))
+        assert result.perplexities(text) == pytest.approx({"word": math.exp(5), "byte": math.exp(0.6)})
+    assert Evaluation(1.0, {"content": 1.0}, 6, 6, "masked cross-entropy").perplexities(text) is None
+    assert Evaluation(9.0, {"content": 9.0}, 900, 900).perplexities("x" * 900)["word"] == math.inf
