@@ -141,7 +141,7 @@ class TestStreaming:
         pieces = streamed(tokenizer, tokenizer.encode(text).tolist())
         assert "".join(pieces) == text
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=300, deadline=None)
     @given(ids=st.lists(st.integers(0, 299), max_size=40))
     def test_the_pieces_of_any_tokens_are_what_decoding_all_of_them_gives(self, ids, tokenizer):
         assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
