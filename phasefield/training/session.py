@@ -298,5 +298,8 @@ def _training_batches(
 
 def _start_tracker(flags: RunFlags, accelerator: Accelerator) -> None:
     config = {"model": flags.model, **asdict(flags.run), **flags.model_flags}
+    # Trackers take plain values; a model's flag may be a table of parts.
+    plain = (bool, int, float, str, type(None))
+    config = {name: value if isinstance(value, plain) else str(value) for name, value in config.items()}
     with reported(OSError):
         accelerator.init_trackers("phasefield", config)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from phasefield.data import RandomWindows
 from phasefield.errors import UserError
 from phasefield.models import Landauer
-from phasefield.training import TrainConfig, load_model
+from phasefield.training import RunFlags, TrainConfig, load_model
 from phasefield.training.config import learning_rate
 from phasefield.training.loop import REPORT_EVERY
 from phasefield.training.run_folder import RunFolder
@@ -196,6 +196,12 @@ def test_scalars_go_to_tensorboard(flags, quietly):
     events = EventAccumulator(os.path.join(flags().run.save_dir, "logs", "phasefield")).Reload()
     assert [event.step for event in events.Scalars("train/total")] == [10, 20]
     assert [event.step for event in events.Scalars("validation/content")] == [10, 20]
+
+
+def test_a_tracker_takes_a_model_whose_flags_are_tables(flags, quietly):
+    run = flags(steps=1, log_with="tensorboard").run
+    small = {"dim": 4, "num_layers": 1, "memories": {"matrix": {"type": "matrix"}}}
+    quietly(RunFlags("phase_field", run, small))
 
 
 COMMAND = """
