@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..generation import check_sampling, filter_logits
 
@@ -77,9 +79,30 @@ def continue_in_blocks(
         text = current
 
 
-def last_draft(drafts: Iterator[Tensor], prompt: Tensor) -> Tensor:
-    """The last of the drafts of a prompt's continuation; ``[B, 0]`` if there is none."""
-    answer = prompt[..., :0]
-    for answer in drafts:  # noqa: B007
-        pass
-    return answer
+class Drafting(nn.Module):
+    """A model that continues a prompt by drafts of a block: :class:`~phasefield.models.Completes`.
+
+    A subclass has ``config.block_size`` and ``infill(tokens, known, sampling)``, an iterator over drafts as
+    :func:`continue_in_blocks` takes them.
+    """
+
+    def complete(self, prompt: Tensor, length: int, **sampling: Any) -> Tensor:
+        """See :meth:`phasefield.models.Completes.complete`: the last of :meth:`complete_steps`."""
+        answer = prompt[..., :0]
+        for answer in self.complete_steps(prompt, length, **sampling):  # noqa: B007
+            pass
+        return answer
+
+    def complete_steps(
+        self,
+        prompt: Tensor,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """How the answer of :meth:`complete` settles: drafts ``[B, n]``, −1 where nothing is decided yet."""
+        infill = partial(self.infill, sampling=Sampling(temperature, top_k, top_p, generator))
+        return continue_in_blocks(infill, prompt, length, self.config.block_size)

@@ -38,8 +38,8 @@ class Passes:
 
     A pass leaps by the golden section of the text from block to block, so that what comes next is seldom near
     what was just learnt: a text resembles itself most nearby, and predictions that are only ever tried there
-    are trusted too much elsewhere. (In the text's own
-    order Tiny Shakespeare's validation loss is 0.02 nats higher.)
+    are trusted too much elsewhere. (In the text's own order Tiny Shakespeare's validation loss is 0.02 nats
+    higher.)
 
     Args:
         ids: the text, int64 ``[N]``.

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base import ModelLoss
-from ..drafting import Sampling, continue_in_blocks, last_draft
+from ..drafting import Drafting, Sampling
 from ..fixed_noise import fixed_normal, fixed_uniform
 from ..transformer import check_fields, check_shape
 from .denoiser import Denoiser
@@ -69,7 +68,7 @@ class DiffusionLMConfig:
         )
 
 
-class DiffusionLM(nn.Module):
+class DiffusionLM(Drafting):
     """Continuous diffusion over trained embeddings, which learns to denoise and to round at once.
 
     A text w begins as ``x_0 ~ N(Emb(w), σ₀² I)``, :class:`NoiseSchedule` makes noise of it,
@@ -211,40 +210,6 @@ class DiffusionLM(nn.Module):
                 guess = self.denoiser(x, guess, t, nothing)
             total = total + scale * self._step_term(clean, guess, t).mean(1)
         return total
-
-    def complete(
-        self,
-        prompt: Tensor,
-        length: int,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """See :class:`~phasefield.models.Completes`; the chain is :meth:`infill`'s default.
-
-        The sampling arguments shape the last step, where embeddings are rounded to tokens; what the text
-        says is mostly decided by the noise before, which they leave as it is.
-        """
-        drafts = self.complete_steps(
-            prompt, length, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
-        )
-        return last_draft(drafts, prompt)
-
-    def complete_steps(
-        self,
-        prompt: Tensor,
-        length: int,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Iterator[Tensor]:
-        """How the answer of :meth:`complete` settles: drafts ``[B, n]``, each step's likeliest tokens."""
-        infill = partial(self.infill, sampling=Sampling(temperature, top_k, top_p, generator))
-        return continue_in_blocks(infill, prompt, length, self.config.block_size)
 
     @torch.no_grad()
     def infill(

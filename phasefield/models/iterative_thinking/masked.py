@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..base import ModelLoss
-from ..drafting import UNDECIDED, Sampling, continue_in_blocks, last_draft
+from ..drafting import UNDECIDED, Drafting, Sampling
 from ..fixed_noise import fixed_uniform
 from ..transformer import check_fields
 from .core import IterativeThinkingConfig, ThinkingCore, pondered
@@ -42,14 +41,14 @@ class MaskedIterativeThinkingConfig(IterativeThinkingConfig):
         )
 
 
-class MaskedIterativeThinking(nn.Module):
+class MaskedIterativeThinking(Drafting):
     """A :class:`ThinkingCore` that sees a whole block, some of it masked, and thinks until it has settled.
 
     Trained to fill masks, of which a sequence has a random number (uniform from 1 to all), by PonderNet's
     loss over the masked places alone: what is visible need not be predicted. When to stop is decided a
     sequence at a time, see :func:`~phasefield.models.iterative_thinking.stopping.think`, so an answer does
     not depend on what else is in the batch. Text is drafted as in mask-predict: fill all masks, mask again
-    those filled with the least confidence, fewer each time.
+    those filled with the least confidence, fewer each time; a draft shows what it will keep.
 
     In evaluation exactly ``round(mask_rate · T)`` places of every sequence are masked, chosen by its tokens
     (:mod:`~phasefield.models.fixed_noise`), and the loss is the cross-entropy at these.
@@ -107,39 +106,6 @@ class MaskedIterativeThinking(nn.Module):
         total = content + self.config.convergence_weight * change + self.config.halting_weight * halting
         terms = {"content": content.detach(), "convergence": change.detach(), "halting": halting.detach()}
         return ModelLoss(total, terms, None)
-
-    def complete(
-        self,
-        prompt: Tensor,
-        length: int,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """See :class:`~phasefield.models.Completes`."""
-        drafts = self.complete_steps(
-            prompt, length, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
-        )
-        return last_draft(drafts, prompt)
-
-    def complete_steps(
-        self,
-        prompt: Tensor,
-        length: int,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Iterator[Tensor]:
-        """How the answer of :meth:`complete` settles: drafts ``[B, n]``, −1 where nothing is decided yet.
-
-        A draft shows what it will keep; what will be masked again is undecided. The last is the answer.
-        """
-        infill = partial(self.infill, sampling=Sampling(temperature, top_k, top_p, generator))
-        return continue_in_blocks(infill, prompt, length, self.config.block_size)
 
     @torch.no_grad()
     def infill(
