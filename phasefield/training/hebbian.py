@@ -5,6 +5,7 @@ buffers, so that its ``state_dict`` is the whole state of the training.
 """
 
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,8 +164,12 @@ def _train(session: _Run, console: Console) -> Outcome:
             [(scores["step"], scores["total"]) for scores in session.validations],
             session.flags.model,
         )
-    what = f"signal {stopped_by}: stopped after" if stopped_by else "done:"
-    progress.note(f"{what} step {session.step:,}, saved {session.folder.latest()}; --resume goes on")
+    latest = session.folder.latest()
+    if stopped_by:
+        name = signal.Signals(stopped_by).name
+        progress.note(f"{name}: stopped after step {session.step:,}, saved {latest}; --resume goes on")
+    else:
+        progress.note(f"done: {session.step:,} steps, saved {latest}")
     return Outcome(session.step, stopped_by, session.validations[-1] if session.validations else None)
 
 
