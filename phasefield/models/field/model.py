@@ -222,6 +222,9 @@ class Field(nn.Module):
         suffixes, _ = self.phases.suffixes(tokens, state.contexts.recent, max(self.config.orders, 5))
         code = phase_code(suffixes[2], self._code_frequencies, self.config.embedding)
         coherence = window_coherence(torch.cat([state.window, code], dim=1))[:, 4:]
+        # A window that is not full yet would look coherent, as it begins with a leap from nothing.
+        earlier = torch.cat([state.contexts.recent[:, -4:], tokens + 1], dim=1)
+        coherence = coherence * (earlier[:, : tokens.shape[1]] > 0)
         pulls: list[Tensor] = []
         if self.gravity is not None:
             before = torch.cat([state.last.unsqueeze(1), phases[:, :-1]], dim=1)

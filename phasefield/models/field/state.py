@@ -36,7 +36,7 @@ class Reading:
         pulls: of gravity and of the fast weights, ``[B, T, V]`` each.
         confidence: ``[B, T, M]`` levels of all predictors.
         gates: ``[B, T, G]``, what the mixture's weights depend on besides.
-        coherence: ``[B, T]`` of the field's last five states.
+        coherence: ``[B, T]`` of the field's last five states; 0 where there are fewer.
     """
 
     phases: Tensor
