@@ -14,6 +14,7 @@ COMMANDS = {
     "chat": "write a text with a trained model in turns",
     "analyze": "look into a model while it reads a text",
     "compare": "train several models alike and compare them",
+    "ablate": "train a grid of field models and see what each choice is worth",
     "profile": "measure a model's speed, memory and time by part",
     "doctor": "show what will run where, and check every op",
 }
