@@ -42,6 +42,13 @@ class ContextPhases(nn.Module):
     Args:
         vocab_size: of the tokens.
         names: the contexts, in this order in the output.
+
+    >>> contexts = ContextPhases(5, ("0", "1", "2"))
+    >>> phases, _, _ = contexts(torch.tensor([[3, 1, 4, 3, 1, 2]]))
+    >>> (phases[0, 1] == phases[0, 4]).tolist()  # behind "3 1", both times
+    [True, True, True]
+    >>> (phases[0, 0] == phases[0, 3]).tolist()  # behind "3": the token before it differs
+    [True, True, False]
     """
 
     def __init__(self, vocab_size: int, names: tuple[str, ...]) -> None:

@@ -24,6 +24,9 @@ def golden_frequencies(count: int) -> Tensor:
     Rounding to odd integers makes each multiplication by one of them invertible modulo 2^64.
 
     Source: M. Roberts, "The unreasonable effectiveness of quasirandom sequences", 2018.
+
+    >>> hex(int(golden_frequencies(1)) % 2**64)  # 1/φ of a turn
+    '0x9e3779b97f4a7c15'
     """
     with localcontext() as context:
         context.prec = 50
@@ -68,6 +71,11 @@ def phase_code(phase: Tensor, frequencies: Tensor, mode: Embedding = "golden", s
 
     Returns:
         float32, phase's shape and an axis of ``2K``, or of 3 for the cone.
+
+    >>> phases = torch.arange(1, 101) * golden_frequencies(1)
+    >>> [int(torch.linalg.matrix_rank(phase_code(phases, golden_frequencies(8), mode)))
+    ...  for mode in ("golden", "log_phase", "cone")]
+    [16, 16, 3]
     """
     if mode == "cone":
         plane = phase_harmonics(phase, frequencies[:1])
@@ -166,6 +174,9 @@ def hebbian_amplification(vocab_size: int, pairs: int, epsilon: float = 1e-6) ->
 
     It is a ratio of norms, not a gain in learning: the plain code's shift products cancel around the circle,
     while the logarithm's mean is not zero, and its products add up along that one direction.
+
+    >>> round(hebbian_amplification(500, 100), 2), round(hebbian_amplification(500, 500), 2)
+    (11.89, 1.84)
     """
     if not 2 <= pairs <= vocab_size:
         raise ValueError(f"pairs is {pairs}; it must be at least 2 and at most vocab_size ({vocab_size}).")

@@ -53,6 +53,12 @@ class GravityMemory(nn.Module):
         value_scale: λ.
         softening: ε.
         embedding: the code of one order, see :func:`~phasefield.layers.phase_code`.
+
+    >>> gravity = GravityMemory(4, orders=1)
+    >>> contexts = torch.tensor([[11, 22, 33, 11]])[..., None] * golden_frequencies(1)
+    >>> pull, _ = gravity(contexts, torch.tensor([[0, 1, 2, 3]]), torch.ones(1, 4))
+    >>> int(pull[0, 3].argmax())  # the last context was here before: then token 1 followed
+    1
     """
 
     def __init__(
