@@ -135,3 +135,17 @@ class ContextPhases(nn.Module):
         signed = torch.where(inside, position + 1, -(position + 1))
         last = torch.stack([run[:, -1], before[:, -1], earlier[:, -1], signed[:, -1]], dim=1)
         return run, before, earlier, signed, last
+
+
+def back_off(names: tuple[str, ...]) -> tuple[int, ...]:
+    """Which context each backs off to: the next shorter one that is there before it, −1 for none."""
+    word_parents = {"w": ["3", "2", "1", "0"], "w1": ["w"], "w2": ["w1", "w"], "ws": ["w"]}
+    parents = []
+    for place, name in enumerate(names):
+        if name.isdigit():
+            shorter = [other for other in names[:place] if other.isdigit() and int(other) < int(name)]
+            wanted = sorted(shorter, key=int, reverse=True)
+        else:
+            wanted = [*word_parents[name], "3", "2", "1", "0"]
+        parents.append(next((names.index(other) for other in wanted if other in names[:place]), -1))
+    return tuple(parents)
