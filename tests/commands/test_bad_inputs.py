@@ -91,7 +91,11 @@ BAD_INPUTS = {
         "'shakspere'; known are shakespeare",
     ),
     "no epochs": (f"{TRAIN} --epochs 0", 2, "--epochs is 0.0; it must be above 0 and finite"),
-    "no samples": (f"{TRAIN} --max-train-samples 0", 2, "--max-train-samples is 0; it must be at least 1"),
+    "no training samples": (
+        f"{TRAIN} --max-train-samples 0",
+        2,
+        "--max-train-samples is 0; it must be at least 1",
+    ),
     "a config that is not there": (f"{PHASE_FIELD} --config no.yaml", 1, "--config: no.yaml cannot be read"),
     "a text as config": (f"{PHASE_FIELD} --config text.txt", 2, "--config: text.txt ends in '.txt'"),
     "a config of unknown fields": (f"{PHASE_FIELD} --config my.json", 2, "my.json holds the unknown depth"),

@@ -33,6 +33,15 @@ class Recurrence(nn.Module, ABC):
     def lengths(self) -> Tensor:
         """``[state_dim]``: the root mean square of each state where v is white noise of length 1."""
 
+    @abstractmethod
+    def footprint(self, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """How long what a token writes lasts, and how much that is; for looking into a model.
+
+        Returns:
+            ``(log_decay, written)`` ``[B, T, state_dim]``: the log of what each token leaves of a state's
+            length, and the length of what it adds to it, up to a factor a state.
+        """
+
 
 class BlockState(NamedTuple):
     """What a block carries: the convolution's last inputs ``[B, taps − 1, 2 dim]``, and the recurrence's."""
