@@ -6,8 +6,6 @@ import os
 import pytest
 import torch
 
-from phasefield_kernels import native
-
 ON_GPU = torch.cuda.is_available()
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 if not ON_GPU:
@@ -29,6 +27,8 @@ def pytest_collection_modifyitems(config, items):
         full = [item for item in items if "full_matrix" in item.keywords]
         config.hook.pytest_deselected(items=full)
         items[:] = [item for item in items if "full_matrix" not in item.keywords]
+    from phasefield_kernels import native
+
     missing = {} if HAS_TRITON else {"triton": "Triton is not installed"}
     if native.compiler() is None:
         missing["native"] = "there is no C compiler"

@@ -1,15 +1,15 @@
 """The native forms: C kernels of an op's folder, compiled at first use by the machine's own compiler.
 
-``<op>/native.c`` becomes a shared library in a cache, as Triton's launchers do: nothing happens at import, and
-later processes only load it. The cache is ``PHASEFIELD_CACHE_DIR``, else ``phasefield`` in ``XDG_CACHE_HOME``,
-else ``~/.cache/phasefield``. A library's name there holds a hash of all that it was made from (sources, flags,
-compiler, processor) and one of its own bytes: a damaged one is made again. Where there is no compiler, or where
-it fails, the torch forms run (a failure is told once), and :func:`problem` says why.
+``<op>/native.c`` becomes a shared library in a cache, as Triton's launchers do: nothing happens at import,
+and later processes only load it. The cache is ``PHASEFIELD_CACHE_DIR``, else ``phasefield`` in
+``XDG_CACHE_HOME``, else ``~/.cache/phasefield``. A library's name there holds a hash of all that it was made
+from (sources, flags, compiler, processor) and one of its own bytes: a damaged one is made again. Where there
+is no compiler, or where it fails, the torch forms run (a failure is told once), and :func:`problem` says why.
 
-A kernel is ``int f(int64_t first, int64_t last, const int64_t *sizes, void *const *tensors)`` and works on the
-units first … last − 1 of its work, each of them alone: how units are shared among threads changes no bit. It
-returns 1 if it found no memory. Not OpenMP: a second copy of its runtime beside torch's is trouble. ctypes gives
-up the interpreter's lock, so Python's threads do.
+A kernel is ``int f(int64_t first, int64_t last, const Sizes *sizes, const Tensors *tensors)``, two structs of
+int64 and of pointers. It works on the units first … last − 1, each of them alone: how they are shared among
+threads changes no bit. It returns 1 if it found no memory. No OpenMP, whose runtime would be there twice,
+beside torch's: ctypes gives up the interpreter's lock, so Python's own threads do.
 """
 
 import ctypes
@@ -34,8 +34,8 @@ from torch import Tensor
 
 _FOLDER = Path(__file__).parent
 _COMPILERS = ("cc", "gcc", "clang")
-# contract: a product and the sum it goes into are one instruction and one rounding. no-math-errno, no-trapping-
-# math: nobody reads errno or floating-point traps here, and square roots and selections become vectors.
+# contract: a product and the sum it goes into are one instruction and one rounding. no-math-errno and
+# no-trapping-math: nobody reads errno or traps here, and square roots and selections become vectors.
 _FLAGS = (
     *("-O3", "-std=c11", "-shared", "-fPIC"),
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
@@ -43,14 +43,16 @@ _FLAGS = (
 _SECONDS = 300  # for a compiler that hangs
 
 _WORTH_TWO_THREADS = 100_000
-"""Nanoseconds of work, as ops estimate them, from which a second thread pays: handing it over costs 30,000."""
+"""Nanoseconds of work, as ops estimate it, from which a second thread pays: it costs some 30,000."""
+
+_MOST_VECTORS = 32  # native_rows.h's VECTORS
 
 _lock = threading.Lock()
 _libraries: dict[str, ctypes.CDLL] = {}
 _problems: dict[str, str] = {}
 
 
-class _Failed(Exception):
+class _CannotCompileError(Exception):
     """Why an op has no library."""
 
 
@@ -72,7 +74,7 @@ def problem(op: str) -> str | None:
 def _try(op: str) -> None:
     try:
         _libraries[op] = _library(op)
-    except _Failed as failure:
+    except _CannotCompileError as failure:
         first = not _problems
         _problems[op] = str(failure)
         # No compiler at all is a machine like many others; one that fails is a fault somewhere.
@@ -82,7 +84,7 @@ def _try(op: str) -> None:
 
 @cache
 def compiler() -> tuple[str, ...] | None:
-    """The C compiler's command: ``$CC``, or the first of cc, gcc and clang that there is; None without one."""
+    """The C compiler's command: ``$CC``, or the first of cc, gcc and clang there is; None without one."""
     if sys.platform == "win32":
         return None  # no compiler there is known to take these flags and make what ctypes loads
     if named := shlex.split(os.environ.get("CC", "")):
@@ -93,7 +95,7 @@ def compiler() -> tuple[str, ...] | None:
 def _library(op: str) -> ctypes.CDLL:
     command = compiler()
     if command is None:
-        raise _Failed(f"no C compiler was found ($CC, {', '.join(_COMPILERS)})")
+        raise _CannotCompileError(f"no C compiler was found ($CC, {', '.join(_COMPILERS)})")
     sources = [_FOLDER / op / "native.c", _FOLDER / "native_math.h"]
     flags = (*_FLAGS, f"-I{_FOLDER}", "-march=native" if _is_x86() else "-mcpu=native")
     version = _run(*command, "--version")
@@ -125,10 +127,10 @@ def _run(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _Failed(f"the C compiler {command[0]} did not run: {error}") from error
+        raise _CannotCompileError(f"the C compiler {command[0]} did not run: {error}") from error
     if done.returncode:
         said = (done.stderr or done.stdout).strip()[:500] or "it said nothing"
-        raise _Failed(f"`{shlex.join(command)}` failed with status {done.returncode}: {said}")
+        raise _CannotCompileError(f"`{shlex.join(command)}` failed with status {done.returncode}: {said}")
     return done.stdout
 
 
@@ -136,7 +138,7 @@ def _load(path: Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise _Failed(f"{path} cannot be loaded: {error}") from error
+        raise _CannotCompileError(f"{path} cannot be loaded: {error}") from error
 
 
 def _digest(path: Path) -> str:
@@ -144,7 +146,7 @@ def _digest(path: Path) -> str:
 
 
 def _cache_folder() -> Path | None:
-    # The user's own and nobody else's to write in, for its files are executed; None if there is no such place.
+    # The user's own, and nobody else's to write in: its files are executed. None if there is no such place.
     try:
         if named := os.environ.get("PHASEFIELD_CACHE_DIR"):
             folder = Path(named)
@@ -223,6 +225,13 @@ def lanes(op: str) -> int:
     return ctypes.c_int64.in_dll(_loaded(op), "lanes").value
 
 
+def units_of_rows(op: str, rows: int, width: int) -> tuple[int, int]:
+    """How native_rows.h cuts a scan: ``(units, vectors a unit)``, so that all of torch's threads get some."""
+    across = -(-width // lanes(op))
+    vectors = max(1, min(_MOST_VECTORS, rows * across // torch.get_num_threads()))
+    return rows * -(-across // vectors), vectors
+
+
 def _loaded(op: str) -> ctypes.CDLL:
     if reason := problem(op):
         raise ValueError(f"backend is 'native', but {reason}; use backend='torch'.")
@@ -248,12 +257,16 @@ def _pool(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), "phasefield")
 
 
-def with_channels_last(tensor: Tensor | None) -> Tensor | None:
-    """As kernels read it: float32, the last axis contiguous, any strides before."""
+def side_by_side(tensor: Tensor | None, axes: int = 1) -> Tensor | None:
+    """As kernels read what they read through strides: float32, the last axes contiguous."""
     if tensor is None:
         return None
-    tensor = tensor.float()
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    tensor, size = tensor.float(), 1
+    for axis in range(1, axes + 1):
+        if tensor.stride(-axis) != size:
+            return tensor.contiguous()
+        size *= tensor.shape[-axis]
+    return tensor
 
 
 def plain(tensor: Tensor | None) -> Tensor | None:

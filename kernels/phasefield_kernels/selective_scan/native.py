@@ -1,13 +1,13 @@
-"""selective_scan in C (native.c), for real A in up to 32 bits: how its tensors are given and what is added up.
+"""selective_scan in C (native.c), for real A: how its tensors are given, and what is added up after it.
 
-Two-byte inputs are read as float32 copies. Strides of sequences, steps and groups are read, channels and states
-have to lie side by side or are copied.
+Two-byte inputs are read as float32 copies. Sequences, steps and groups are read through their strides; where
+channels or states do not lie side by side, they are copied.
 """
 
 import torch
 from torch import Tensor
 
-from ..native import call, lanes, plain, with_channels_last
+from ..native import call, lanes, plain, side_by_side
 from .tiles import Inputs
 
 _SPAN, _VECTORS = 16, 4  # native.c's SPAN and VECTORS
@@ -38,7 +38,7 @@ def backward(
     """
     scan = _Scan(inputs, cu_seqlens)
     carry = grad_final.clone(memory_format=torch.contiguous_format)
-    dy = with_channels_last(grad_y)
+    dy = side_by_side(grad_y)
     scan.sizes["dy_row"], scan.sizes["dy_time"] = dy.stride()[:2]
 
     def room(tensor: Tensor | None, *lead: int) -> Tensor | None:
@@ -74,7 +74,7 @@ class _Scan:
     """One call's inputs as the kernels take them."""
 
     def __init__(self, inputs: Inputs, cu_seqlens: Tensor | None) -> None:
-        x, dt, B, C, z = (with_channels_last(tensor) for tensor in inputs.pieces())
+        x, dt, B, C, z = (side_by_side(tensor) for tensor in inputs.pieces())
         self.inputs = (x, dt, B, C, z, plain(inputs.A), plain(inputs.D), plain(inputs.dt_bias))
         self.offsets = None if cu_seqlens is None else cu_seqlens.long().contiguous()
         self.rows = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
