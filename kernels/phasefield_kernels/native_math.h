@@ -118,6 +118,17 @@ INLINE vec at_most(vec v, float bound) {
 #endif
 }
 
+INLINE vec root_of(vec v) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_sqrt_ps((__m512)v);
+#elif defined(__AVX2__)
+    return (vec)_mm256_sqrt_ps((__m256)v);
+#else
+    for (int i = 0; i < LANES; i++) v[i] = sqrtf(v[i]);
+    return v;
+#endif
+}
+
 INLINE float sum_lanes(vec v) {
 #if LANES > 8
     v += SHUFFLE(v, v, ACROSS(8));

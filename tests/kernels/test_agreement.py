@@ -180,7 +180,7 @@ LINEAR_CASES += [
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 @pytest.mark.parametrize(("algorithm", "dtype", "shape", "parts"), LINEAR_CASES, ids=str)
 def test_phase_linear(backend, algorithm, dtype, shape, parts, device):
     lead, inner, units = shape

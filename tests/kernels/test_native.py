@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from phasefield.doctor import CHECKS, _values_and_gradients
-from phasefield_kernels import native, selective_scan, use_backend
+from phasefield_kernels import native, phase_linear, use_backend
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="there is no C compiler")
-OP = "selective_scan"
-NATIVE_OPS = ("oscillatory_scan", "rotation_scan", "selective_scan")
+OP = "phase_linear"
+NATIVE_OPS = ("oscillatory_scan", "phase_linear", "rotation_scan", "selective_scan")
 
 
 @pytest.fixture
@@ -32,11 +32,9 @@ def fresh(monkeypatch, tmp_path):
         function.cache_clear()
 
 
-def draw(batch=2, length=9, width=5, states=3):
+def draw():
     torch.manual_seed(0)
-    A = -torch.rand(width, states)
-    x, dt = torch.randn(batch, length, width), torch.rand(batch, length, width)
-    return x, dt, A, torch.randn(batch, length, states), torch.randn(batch, length, states)
+    return torch.randn(7, 5, 2), torch.randn(3, 5, 2), torch.randn(3, 2), torch.randn(3)
 
 
 @needs_compiler
@@ -75,7 +73,7 @@ def test_without_a_safe_cache_folder_it_still_runs(fresh, fault):
         fresh.chmod(0o777)
     assert native.problem(OP) is None
     assert fresh.is_file() or not list(fresh.iterdir())
-    assert selective_scan(*draw(), backend="native")[0].isfinite().all()
+    assert phase_linear(*draw(), backend="native").isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -89,35 +87,35 @@ def test_without_a_working_compiler_the_torch_form_runs_and_says_why(fresh, monk
     else:
         monkeypatch.setenv("CC", command)
     inputs = draw()
-    expected = selective_scan(*inputs, backend="torch")
+    expected = phase_linear(*inputs, backend="torch")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = [selective_scan(*inputs) for _ in range(2)]
-    assert all(torch.equal(one, other) for pair in found for one, other in zip(pair, expected, strict=True))
+        found = [phase_linear(*inputs) for _ in range(2)]
+    assert all(torch.equal(one, expected) for one in found)
     # A compiler that fails is told of, once; to have none is nothing wrong.
     told = [str(warning.message) for warning in caught]
     assert len(told) == (command is not None)
     assert all("PyTorch forms" in message and reason in message for message in told)
     with pytest.raises(ValueError, match=f"backend is 'native', but .*{reason}"):
-        selective_scan(*inputs, backend="native")
+        phase_linear(*inputs, backend="native")
 
 
 @needs_compiler
 def test_it_is_what_runs_on_a_cpu_unless_told_otherwise(monkeypatch):
     ran = []
     call = native.call
-    form = sys.modules["phasefield_kernels.selective_scan.native"]
+    form = sys.modules["phasefield_kernels.phase_linear.native"]
     monkeypatch.setattr(form, "call", lambda op, *rest: ran.append(op) or call(op, *rest))
     inputs = draw()
-    selective_scan(*inputs)
+    phase_linear(*inputs)
     assert ran == [OP]
     with use_backend("torch"):
-        selective_scan(*inputs)
-    selective_scan(*inputs, backend="torch")
-    selective_scan(*(tensor.double() for tensor in inputs))
+        phase_linear(*inputs)
+    phase_linear(*inputs, backend="torch")
+    phase_linear(*(tensor.double() for tensor in inputs))
     assert ran == [OP]
     with pytest.raises(ValueError, match="float32, not in float64"):
-        selective_scan(*(tensor.double() for tensor in inputs), backend="native")
+        phase_linear(*(tensor.double() for tensor in inputs), backend="native")
 
 
 @needs_compiler
@@ -141,15 +139,16 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch, op):
 def test_a_forked_child_has_threads_of_its_own(monkeypatch):
     monkeypatch.setattr(native, "_WORTH_TWO_THREADS", 0)
     before = torch.get_num_threads()
-    inputs = draw(batch=4)
+    function, make_inputs = CHECKS["rotation_scan"]
+    inputs = make_inputs()
     try:
         torch.set_num_threads(2)
-        expected, _ = selective_scan(*inputs, backend="native")
+        expected, _ = function(*inputs, backend="native")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of forks beside threads
             child = os.fork()
         if child == 0:
-            same = torch.equal(selective_scan(*inputs, backend="native")[0], expected)
+            same = torch.equal(function(*inputs, backend="native")[0], expected)
             os._exit(0 if same else 1)
         assert os.waitpid(child, 0)[1] == 0
     finally:
