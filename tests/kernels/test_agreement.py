@@ -52,7 +52,7 @@ def cut_in_time(monkeypatch):
     return apply
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 @pytest.mark.parametrize(
     ("dtype", "shape", "packed"),
     [(*case, packed) for case in CASES for packed in (False, True)] + [(*case, False) for case in MORE_CASES],

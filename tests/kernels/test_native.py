@@ -15,7 +15,14 @@ from phasefield_kernels import native, phase_linear, use_backend
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="there is no C compiler")
 OP = "phase_linear"
-NATIVE_OPS = ("oscillatory_scan", "phase_linear", "rotation_scan", "selective_scan")
+NATIVE_OPS = (
+    "aperiodic_scan",
+    "linoss_scan",
+    "oscillatory_scan",
+    "phase_linear",
+    "rotation_scan",
+    "selective_scan",
+)
 
 
 @pytest.fixture
