@@ -97,7 +97,7 @@ def _library(op: str) -> ctypes.CDLL:
     command = compiler()
     if command is None:
         raise _CannotCompileError(f"no C compiler was found ($CC, {', '.join(_COMPILERS)})")
-    sources = [_FOLDER / op / "native.c", _FOLDER / "native_math.h"]
+    sources = [_FOLDER / op / "native.c", *sorted(_FOLDER.glob("native_*.h"))]
     flags = (*_FLAGS, f"-I{_FOLDER}", "-march=native" if _is_x86() else "-mcpu=native")
     version = _run(*command, "--version")
     made_from = [source.read_text(encoding="utf-8") for source in sources]
