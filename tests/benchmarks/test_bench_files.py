@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.bench_rotation_scan import CONSTANT
 from benchmarks.operation import LENGTHS, races
+from phasefield_kernels import native as native_forms
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +22,10 @@ def _pytest(*arguments, **environment):
     return subprocess.run(
         command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=False
     )
+
+
+def _backends():
+    return ["torch"] if native_forms.compiler() is None else ["native", "torch"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,8 @@ def stored(tmp_path_factory):
 
 def test_rows_are_stored_with_their_settings(stored):
     content, _ = stored
-    assert [row["competitor"] for row in content["rows"]] == ["eager step", "phasefield torch"]
+    ours = [f"phasefield {backend}" for backend in _backends()]
+    assert [row["competitor"] for row in content["rows"]] == ["eager step", *ours]
     (settings,) = content["settings"]
     assert settings["torch"]
     assert settings["note"] == "A test."
