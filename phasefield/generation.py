@@ -74,16 +74,20 @@ class Decoding:
 
     Args:
         model: offers ``model(tokens, state)`` and ``model.step(token, state)``; put it in evaluation mode.
+        options: further ones of these two, of models that have such (the field's perturbation).
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        self._model, self._options = model, options
         self._state: Any = None
         self._unread: Tensor | None = None
 
     def read(self, tokens: Tensor) -> None:
         """Append tokens ``[B, T]``; the model reads them when the next one is drawn."""
         self._unread = tokens if self._unread is None else torch.cat([self._unread, tokens], dim=1)
+
+    def learn(self) -> None:
+        """Nothing: this text is read and written only, see :class:`LearningDecoding`."""
 
     @torch.inference_mode()
     def draw(
@@ -101,12 +105,59 @@ class Decoding:
         if self._unread is None:
             raise ValueError("the text is empty; read at least one token before drawing.")
         if self._state is not None and self._unread.shape[1] == 1:
-            logits, self._state = self._model.step(self._unread[:, 0], self._state)
+            logits, self._state = self._model.step(self._unread[:, 0], self._state, **self._options)
         else:
-            logits, self._state = self._model(self._unread, self._state)
+            logits, self._state = self._model(self._unread, self._state, **self._options)
             logits = logits[:, -1]
         token = sample(logits, temperature, top_k, top_p, generator)
         self._unread = token.unsqueeze(1)
+        return token
+
+
+class LearningDecoding(Decoding):
+    """A text that a model goes on with while it learns from it: the prompt, and then each token it drew.
+
+    Every token is first predicted and then learnt. The state is that before the last token, which cannot be
+    learnt until the next one is there: it is read twice.
+
+    Args:
+        model: also offers ``learn_`` (:class:`~phasefield.models.Field`).
+        rate: of learning.
+        options: as :class:`Decoding`'s.
+    """
+
+    def __init__(self, model: nn.Module, rate: float, **options: Any) -> None:
+        super().__init__(model, **options)
+        self._rate = rate
+
+    @torch.inference_mode()
+    def learn(self) -> None:
+        """Learn what was read or drawn since the last time; :meth:`draw` does so before it draws."""
+        if self._unread is None or self._unread.shape[1] < 2:
+            return
+        names = self._options.keys() & {"perturbation", "generator"}
+        options = {name: self._options[name] for name in names}
+        before, after = self._unread[:, :-1], self._unread[:, 1:]
+        self._state = self._model.learn_(before, after, self._state, rate=self._rate, **options).state
+        self._unread = self._unread[:, -1:]
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The next token ``[B]`` of the text, which is appended to it.
+
+        Raises:
+            ValueError: nothing has been read yet.
+        """
+        self.learn()
+        read, state = self._unread, self._state
+        token = super().draw(temperature, top_k, top_p, generator)
+        self._unread, self._state = torch.cat([read, token.unsqueeze(1)], dim=1), state
         return token
 
 

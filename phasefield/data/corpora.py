@@ -40,8 +40,8 @@ def load_corpus(dataset: str = "shakespeare", data_path: str | Path | None = Non
     """
     if data_path is not None:
         return _split(Path(data_path).name, _read_text(Path(data_path)))
-    names = {_plain(name): name for name in DATASETS}
-    name = names.get(_plain(dataset))
+    names = {plain_name(name): name for name in DATASETS}
+    name = names.get(plain_name(dataset))
     if name is None:
         raise ValueError(
             f"dataset is {dataset!r}; known are {', '.join(DATASETS)} (or give a file by --data-path)."
@@ -49,7 +49,8 @@ def load_corpus(dataset: str = "shakespeare", data_path: str | Path | None = Non
     return DATASETS[name](name)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A dataset's name without what its spellings differ by."""
     return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 

@@ -50,6 +50,10 @@ class Passes:
 
     Raises:
         ValueError: the text is shorter than one batch.
+
+    >>> passes = Passes(torch.arange(41), batch_size=2, seq_len=4)
+    >>> [int(passes.batch(step)[0][0, 0]) for step in range(passes.batches)]
+    [0, 24, 8, 32, 16]
     """
 
     def __init__(self, ids: Tensor, batch_size: int, seq_len: int, seed: int = 0) -> None:
