@@ -66,11 +66,15 @@ def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
         raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1 (1 = off).")
 
 
+_PASS = 4096
+"""Tokens read at once: the logits of many more would fill the memory."""
+
+
 class Decoding:
     """A text that a causal model reads and goes on with, in constant memory.
 
-    What is read goes through the model in one pass, what is drawn through its step; the state is all that is
-    kept of the text.
+    What is read goes through the model in passes of 4,096 tokens, what is drawn through its step; the state
+    is all that is kept of the text.
 
     Args:
         model: offers ``model(tokens, state)`` and ``model.step(token, state)``; put it in evaluation mode.
@@ -107,7 +111,8 @@ class Decoding:
         if self._state is not None and self._unread.shape[1] == 1:
             logits, self._state = self._model.step(self._unread[:, 0], self._state, **self._options)
         else:
-            logits, self._state = self._model(self._unread, self._state, **self._options)
+            for piece in self._unread.split(_PASS, dim=1):
+                logits, self._state = self._model(piece, self._state, **self._options)
             logits = logits[:, -1]
         token = sample(logits, temperature, top_k, top_p, generator)
         self._unread = token.unsqueeze(1)
@@ -173,8 +178,8 @@ def stream_tokens(
 ) -> Iterator[Tensor]:
     """Continue prompts, yielding each new token ``[B]`` as it is drawn.
 
-    The whole prompt goes through the model in one pass; from then on a step sees one token and the state, so
-    time a token and memory stay the same however long the text grows.
+    The prompt goes through the model in passes of 4,096 tokens; from then on a step sees one token and the
+    state, so time a token and memory stay the same however long the text grows.
 
     Args:
         model: offers ``model(tokens, state)`` and ``model.step(token, state)``; put it in evaluation mode.

@@ -123,7 +123,7 @@ MODELS: dict[str, ModelEntry] = {
         training={
             "batch_size": 8,
             "seq_len": 256,
-            "lr": 1e-3,
+            "lr": 3e-3,
             "beta2": 0.95,
             "weight_decay": 0.01,
             "warmup_steps": 100,
