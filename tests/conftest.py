@@ -27,10 +27,20 @@ def pytest_collection_modifyitems(config, items):
         full = [item for item in items if "full_matrix" in item.keywords]
         config.hook.pytest_deselected(items=full)
         items[:] = [item for item in items if "full_matrix" not in item.keywords]
-    if not HAS_TRITON:
-        for item in items:
-            if hasattr(item, "callspec") and "triton" in item.callspec.params.values():
-                item.add_marker(pytest.mark.skip(reason="Triton is not installed"))
+    from phasefield_kernels import native
+
+    missing = {} if HAS_TRITON else {"triton": "Triton is not installed"}
+    if native.compiler() is None:
+        missing["native"] = "there is no C compiler"
+    for item in items:
+        for backend in missing.keys() & _parameters(item):
+            item.add_marker(pytest.mark.skip(reason=missing[backend]))
+
+
+def _parameters(item):
+    # The strings among a test's parameters: backends' names are.
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {value for value in values if isinstance(value, str)}
 
 
 def pytest_configure(config):
@@ -40,10 +50,10 @@ def pytest_configure(config):
         correct_interpreter()
 
 
-@pytest.fixture(scope="session")
-def device():
-    """Where fused kernels run: the GPU, or the CPU in the interpreter."""
-    return "cuda" if ON_GPU else "cpu"
+@pytest.fixture
+def device(request):
+    """Where fused kernels run: the GPU, or the CPU in the interpreter. Native ones run on the CPU."""
+    return "cuda" if ON_GPU and "native" not in _parameters(request.node) else "cpu"
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,11 @@
 
 ==============  ====================================================================================
 ``reference``   the definition: a plain PyTorch loop that autograd differentiates; slow, the oracle
-``torch``       fast pure PyTorch with a hand-written backward; what a CPU runs
+``native``      C kernels, compiled at first use; what a CPU runs where there is a C compiler
+``torch``       fast pure PyTorch with a hand-written backward; what else a CPU runs
 ``triton``      fused Triton kernels; what a GPU runs (a CPU only inside Triton's interpreter)
-``auto``        ``triton`` for tensors on a GPU where Triton is installed, else ``torch``
+``auto``        ``triton`` for tensors on a GPU where Triton is installed, ``native`` for float32, bfloat16
+                and float16 on a CPU where the op has such a form and it compiles, else ``torch``
 ==============  ====================================================================================
 
 The choice is made per call: the ``backend`` argument of an op if given, else the innermost
@@ -18,7 +20,9 @@ from contextlib import contextmanager
 
 import torch
 
-BACKENDS = ("auto", "triton", "torch", "reference")
+from .native import problem
+
+BACKENDS = ("auto", "triton", "native", "torch", "reference")
 
 _chosen = os.environ.get("PHASEFIELD_BACKEND", "auto")
 _triton_installed = importlib.util.find_spec("triton") is not None
@@ -39,7 +43,7 @@ def use_backend(name: str) -> Iterator[None]:
     """Run every op in this block on the named backend, unless a call names its own.
 
     Args:
-        name: ``"auto"``, ``"triton"``, ``"torch"`` or ``"reference"``.
+        name: ``"auto"``, ``"triton"``, ``"native"``, ``"torch"`` or ``"reference"``.
 
     Raises:
         ValueError: any other name.
@@ -52,15 +56,16 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen = before
 
 
-def resolve(backend: str | None, tensor: torch.Tensor) -> str:
-    """The backend that runs for a tensor: ``"triton"``, ``"torch"`` or ``"reference"``.
+def resolve(backend: str | None, tensor: torch.Tensor, native: str | None = None) -> str:
+    """The backend that runs for a tensor: ``"triton"``, ``"native"``, ``"torch"`` or ``"reference"``.
 
     Args:
         backend: the caller's wish, or None for the setting in force.
         tensor: the op's main input; its device and dtype decide ``auto``.
+        native: the folder whose native form takes these inputs; None if there is none.
 
     Raises:
-        ValueError: an unknown name, or ``triton`` where Triton cannot run.
+        ValueError: an unknown name, or ``triton`` or ``native`` where they cannot run.
     """
     if backend is None:
         name = _checked(_chosen, "PHASEFIELD_BACKEND")
@@ -70,7 +75,11 @@ def resolve(backend: str | None, tensor: torch.Tensor) -> str:
     if name == "auto":
         # No GPU of a user's machine is fast in float64, and the fused kernels compute in float32.
         fused = on_gpu and _triton_installed and tensor.dtype != torch.float64
-        return "triton" if fused else "torch"
+        if fused:
+            return "triton"
+        return "native" if native is not None and _why_not_native(native, tensor) is None else "torch"
+    if name == "native" and (reason := _why_not_native(native, tensor)):
+        raise ValueError(f"backend is 'native', but {reason}; use backend='auto' or 'torch'.")
     if name == "triton":
         if not _triton_installed:
             raise ValueError(
@@ -88,3 +97,13 @@ def resolve(backend: str | None, tensor: torch.Tensor) -> str:
                 "Triton's (slow) interpreter."
             )
     return name
+
+
+def _why_not_native(op: str | None, tensor: torch.Tensor) -> str | None:
+    if tensor.device.type != "cpu":
+        return f"the tensors are on {tensor.device}"
+    if op is None:
+        return "this op has no native form for these arguments"
+    if tensor.dtype == torch.float64:
+        return "it computes in float32, not in float64"
+    return problem(op)

@@ -19,6 +19,7 @@ from phasefield_kernels.rotation_scan import fused as fused_rotation_scan
 from tests.machinery.comparison import assert_agrees_with_reference
 
 BACKENDS = ("torch", "triton")
+WITH_NATIVE = (*BACKENDS, "native")
 ROUNDING = {torch.float32: 2**-24, torch.bfloat16: 2**-9, torch.float16: 2**-12}
 # (batch, time, width): more lanes than a block and a time that no block of steps divides; and a single
 # sequence that the fused kernels cut into chunks (see `cut_in_time`).
@@ -51,7 +52,7 @@ def cut_in_time(monkeypatch):
     return apply
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 @pytest.mark.parametrize(
     ("dtype", "shape", "packed"),
     [(*case, packed) for case in CASES for packed in (False, True)] + [(*case, False) for case in MORE_CASES],
@@ -87,7 +88,7 @@ def test_aperiodic_scan(backend, dtype, shape, packed, device, cut_in_time):
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 @pytest.mark.parametrize(
     ("angle", "decay", "dtype", "shape"),
     [
@@ -122,7 +123,7 @@ def test_rotation_scan(backend, dtype, shape, angle, decay, device, cut_in_time)
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 @pytest.mark.parametrize(
     ("angle", "damping", "dtype", "shape"),
     [
@@ -179,7 +180,7 @@ LINEAR_CASES += [
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 @pytest.mark.parametrize(("algorithm", "dtype", "shape", "parts"), LINEAR_CASES, ids=str)
 def test_phase_linear(backend, algorithm, dtype, shape, parts, device):
     lead, inner, units = shape

@@ -9,7 +9,8 @@ from phasefield_kernels import linoss_scan, linoss_scan_step, linoss_scan_step_
 from phasefield_kernels.linoss_scan.transition import CRITICAL, transition
 from tests.machinery.comparison import assert_agrees_with_reference, relative_error
 
-BACKENDS = ("torch", "triton")
+BACKENDS = ("torch", "native", "triton")
+ON_A_CPU = ("torch", "native")
 KINDS = ("implicit", "implicit-explicit")
 
 
@@ -63,12 +64,13 @@ def test_it_agrees_with_the_float64_recurrence(backend, kind, dtype, shape, pack
     )
 
 
+@pytest.mark.parametrize("backend", ON_A_CPU)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_channel_is_right_by_itself_over_a_long_time(kind):
+def test_every_channel_is_right_by_itself_over_a_long_time(kind, backend):
     u, A, dt, state = draw(2, 4000, 60, kind)
     inputs = [t.requires_grad_() for t in (u, A, dt, state)]
     exact = [t.detach().double().requires_grad_() for t in inputs]
-    y, final = linoss_scan(*inputs, discretization=kind, backend="torch")
+    y, final = linoss_scan(*inputs, discretization=kind, backend=backend)
     y64, final64 = linoss_scan(*exact, discretization=kind, backend="reference")
     # The loss is Σ y² / 2, whose gradients to A and dt do not cancel over time.
     grads = torch.autograd.grad(y, inputs, y64.float())
@@ -115,10 +117,11 @@ def test_the_eigenvalues_are_those_of_the_matrix(kind):
     assert not step.critical.all()
 
 
+@pytest.mark.parametrize("backend", ON_A_CPU)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_operator_is_registered_as_torch_wants(kind):
+def test_the_operator_is_registered_as_torch_wants(kind, backend):
     u, A, dt, state = (t.requires_grad_() for t in draw(2, 6, 9, kind))
-    torch.library.opcheck(torch.ops.phasefield.linoss_scan.default, (u, A, dt, state, None, kind, "torch"))
+    torch.library.opcheck(torch.ops.phasefield.linoss_scan.default, (u, A, dt, state, None, kind, backend))
     step = [t.detach() for t in (u[:, 0], A, dt, state)]
     torch.library.opcheck(torch.ops.phasefield.linoss_scan_step_.default, (*step, kind))
 

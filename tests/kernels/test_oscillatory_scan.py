@@ -7,7 +7,7 @@ import torch
 
 from phasefield_kernels import oscillatory_scan, oscillatory_scan_step, oscillatory_scan_step_
 
-BACKENDS = ("torch", "triton")
+BACKENDS = ("torch", "native", "triton")
 FORMS = [("constant", None), ("constant", "constant"), ("token", "token")]
 
 

@@ -9,6 +9,7 @@ from phasefield_kernels import phase_linear, phase_matmul
 from tests.machinery.comparison import relative_error
 
 BACKENDS = ("torch", "triton")
+WITH_NATIVE = (*BACKENDS, "native")
 ALGORITHMS = ("direct", "gauss")
 
 
@@ -134,7 +135,7 @@ def test_autocast_leaves_float64_alone():
         assert phase_linear(inputs["x"], inputs["weight"]).dtype == torch.float64
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("shape", [(0, 7, 5), (3, 0, 5), (3, 7, 0), (0, 0, 0)])
 def test_empty_inputs_give_empty_outputs_or_the_bias(backend, algorithm, shape, device):
@@ -149,7 +150,7 @@ def test_empty_inputs_give_empty_outputs_or_the_bias(backend, algorithm, shape, 
         assert grad.isfinite().all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 def test_strides_do_not_matter(backend, device):
     inputs = draw(6, 9, inner=11, units=13, device=device)
     expected = phase_linear(**inputs, backend=backend)
@@ -212,7 +213,7 @@ def test_batches_in_more_dimensions_than_the_kernel_has_agree(backend, device):
     assert_close(y, phase_matmul(a, b, backend="reference"), 5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 def test_the_same_inputs_give_the_same_bits(backend, device):
     inputs = draw(300, inner=9, units=11, device=device)
     tensors = [tensor.requires_grad_() for tensor in inputs.values()]
@@ -225,7 +226,7 @@ def test_the_same_inputs_give_the_same_bits(backend, device):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 @pytest.mark.parametrize("rows", [1, 5])
 def test_a_handful_of_rows_gives_what_many_rows_give(backend, rows, device):
     inputs = draw(40, inner=19, units=33, device=device)
@@ -234,7 +235,7 @@ def test_a_handful_of_rows_gives_what_many_rows_give(backend, rows, device):
     assert_close(phase_linear(**few, backend=backend), whole[:rows], 19)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_values_and_gradients_are_finite_at_zero(backend, dtype, device):
     inputs = draw(6, device=device, dtype=dtype)
@@ -250,7 +251,7 @@ def test_values_and_gradients_are_finite_at_zero(backend, dtype, device):
             assert threshold >= 0 or (grad == 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_is_under_the_threshold_is_silent_and_has_no_gradient(backend, dtype, device):
     # |z| = 1, and thresholds a rounding of the dtype away from it on either side: here a modulus taken from
@@ -267,7 +268,7 @@ def test_what_is_under_the_threshold_is_silent_and_has_no_gradient(backend, dtyp
     assert grad[1].item() == pytest.approx(4 * x[0, 0, 0].item() / modulus, rel=1e-2)
 
 
-@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+@pytest.mark.parametrize("backend", ["reference", *WITH_NATIVE])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_threshold_of_minus_infinity_switches_a_unit_off(backend, dtype, device):
     inputs = {name: tensor.to(device) for name, tensor in draw(3, dtype=dtype).items() if name != "residual"}
@@ -287,7 +288,7 @@ def test_a_threshold_of_minus_infinity_switches_a_unit_off(backend, dtype, devic
     assert (grads["x"] != 0).any()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", WITH_NATIVE)
 def test_not_a_number_is_passed_on(backend, device):
     inputs = draw(3, device=device)
     inputs["x"][1, 2, 0] = float("nan")

@@ -7,9 +7,10 @@ from fractions import Fraction
 import pytest
 import torch
 
-from phasefield_kernels import rotation_scan, rotation_scan_step, rotation_scan_step_
+from phasefield_kernels import native, rotation_scan, rotation_scan_step, rotation_scan_step_
 
-BACKENDS = ("torch", "triton")
+BACKENDS = ("torch", "native", "triton")
+ON_A_CPU = ("torch", "native")
 PI = Fraction("3.14159265358979323846264338327950288419716939937510")
 FORMS = list(itertools.product(("constant", "token"), (None, "constant", "token")))
 
@@ -46,16 +47,17 @@ def test_gradients_are_right_in_float64(angle, decay):
     assert torch.autograd.gradcheck(function, inputs)
 
 
+@pytest.mark.parametrize("backend", ON_A_CPU)
 @pytest.mark.parametrize(("angle", "decay"), FORMS)
-def test_the_operator_is_registered_as_torch_wants(angle, decay):
+def test_the_operator_is_registered_as_torch_wants(angle, decay, backend):
     x, angle, log_decay, state = draw(2, 6, 3, angle, decay)
     arguments = [None if t is None else t.requires_grad_() for t in (x, angle, log_decay, None, state)]
-    torch.library.opcheck(torch.ops.phasefield.rotation_scan.default, (*arguments, None, "torch"))
+    torch.library.opcheck(torch.ops.phasefield.rotation_scan.default, (*arguments, None, backend))
     x, angle, log_decay, _, state = (None if t is None else t.detach() for t in arguments)
     backward = (torch.randn_like(x), torch.randn_like(state), x, None, angle, log_decay, None, state, None)
     for needed in (True, False):
         torch.library.opcheck(
-            torch.ops.phasefield.rotation_scan_backward.default, (*backward, needed, "torch")
+            torch.ops.phasefield.rotation_scan_backward.default, (*backward, needed, backend)
         )
 
 
@@ -209,25 +211,27 @@ class TestPhaseOverAMillionSteps:
         actual = torch.atan2(h[..., 1].double(), h[..., 0].double())
         return (torch.remainder(actual - exact + math.pi, 2 * math.pi) - math.pi).abs().max().item()
 
+    @pytest.mark.parametrize("backend", ON_A_CPU)
     @pytest.mark.parametrize("decay", [None, "constant", "token"])
-    def test_in_one_call(self, decay):
+    def test_in_one_call(self, decay, backend):
         angle = self.angles()
         x = torch.zeros(1, self.STEPS, self.WIDTH, 2)
         x[:, 0, :, 0] = 1
         shape = (self.WIDTH,) if decay == "constant" else (1, self.STEPS, self.WIDTH)
         log_decay = None if decay is None else torch.zeros(shape)
-        h, _ = rotation_scan(x, angle, log_decay)
+        h, _ = rotation_scan(x, angle, log_decay, backend=backend)
         assert self.phase_error(h[0], angle, torch.arange(self.STEPS)) < 1e-6
 
+    @pytest.mark.parametrize("backend", ON_A_CPU)
     @pytest.mark.parametrize("chunk", [4_000, 100_000])
-    def test_chunk_by_chunk(self, chunk):
+    def test_chunk_by_chunk(self, chunk, backend):
         angle = self.angles()
         x = torch.zeros(1, chunk, self.WIDTH, 2)
         state = torch.zeros(1, self.WIDTH, 2)
         worst = 0.0
         for begin in range(0, self.STEPS, chunk):
             x[:, 0, :, 0] = float(begin == 0)
-            h, state = rotation_scan(x, angle, None, state)
+            h, state = rotation_scan(x, angle, None, state, backend=backend)
             worst = max(worst, self.phase_error(h[0], angle, torch.arange(begin, begin + chunk)))
         assert worst < 1e-6
 
@@ -241,13 +245,14 @@ class TestPhaseOverAMillionSteps:
         assert self.phase_error(h[0].cpu(), angle.cpu(), steps) < 1e-6
         assert self.phase_error(final.cpu(), angle.cpu(), steps[-1:]) < 1e-6
 
-    def test_per_token_angles_stay_within_the_stated_bound(self):
+    @pytest.mark.parametrize("backend", ON_A_CPU)
+    def test_per_token_angles_stay_within_the_stated_bound(self, backend):
         steps = 100_000
         generator = torch.Generator().manual_seed(6)
         angle = (torch.rand(1, steps, self.WIDTH, generator=generator) * 2 - 1) * math.pi
         x = torch.zeros(1, steps, self.WIDTH, 2)
         x[:, 0, :, 0] = 1
-        h, _ = rotation_scan(x, angle)
+        h, _ = rotation_scan(x, angle, backend=backend)
         exact, _ = rotation_scan(x.double(), angle.double())
         error = torch.view_as_complex(h.double()) * torch.view_as_complex(exact).conj()
         error = error.angle().abs().amax((0, 2))
@@ -255,13 +260,22 @@ class TestPhaseOverAMillionSteps:
         assert error.max() < 5 * 1e-7 * math.sqrt(steps)  # the typical size, and five times that
 
 
-def test_nothing_overflows_for_any_decay():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_overflows_for_any_decay(backend):
     x, angle, _, state = draw(1, 64, 4)
     log_decay = torch.tensor([0.0, -1e-30, -1e4, -torch.inf])
-    for backend in BACKENDS:
-        h, _ = rotation_scan(x, angle, log_decay, state, backend=backend)
-        assert h.isfinite().all()
-        assert_close(h[:, :, 3], x[:, :, 3], 1)
+    h, _ = rotation_scan(x, angle, log_decay, state, backend=backend)
+    assert h.isfinite().all()
+    assert_close(h[:, :, 3], x[:, :, 3], 1)
+
+
+def test_large_angles_a_token_keep_their_phase():
+    if native.compiler() is None:
+        pytest.skip("there is no C compiler")
+    angle = torch.randn(1, 50, 4, generator=torch.Generator().manual_seed(7)) * 1e6
+    x = torch.randn(1, 50, 4, 2, generator=torch.Generator().manual_seed(8))
+    exact, _ = rotation_scan(x.double(), angle.double(), -0.1 * torch.ones(4))
+    assert_close(rotation_scan(x, angle, -0.1 * torch.ones(4), backend="native")[0], exact.float(), 50)
 
 
 @pytest.mark.parametrize(

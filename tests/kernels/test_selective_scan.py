@@ -7,7 +7,7 @@ import mmap
 import pytest
 import torch
 
-from phasefield_kernels import selective_scan, selective_scan_step, selective_scan_step_, use_backend
+from phasefield_kernels import native, selective_scan, selective_scan_step, selective_scan_step_, use_backend
 from phasefield_kernels.selective_scan import tiles
 from tests.machinery.comparison import assert_agrees_with_reference, relative_error
 
@@ -41,9 +41,9 @@ def draw(batch, length, width, states, groups=None, is_complex=False, plain=Fals
     return given | (dict.fromkeys(optional) if plain else optional)
 
 
-@pytest.fixture(params=["torch", "triton"])
+@pytest.fixture(params=["torch", "native", "triton"])
 def backend(request, monkeypatch):
-    """Either backend, cut so that short sequences have several chunks and segments."""
+    """Each backend, cut so that short sequences have several chunks and segments."""
     cut_short(request.param, monkeypatch)
     return request.param
 
@@ -51,7 +51,7 @@ def backend(request, monkeypatch):
 def cut_short(backend, monkeypatch, shortest_chunk=1_024):
     if backend == "torch":
         monkeypatch.setattr(tiles, "_CHUNK", 1)
-    else:
+    elif backend == "triton":
         fused = importlib.import_module("phasefield_kernels.selective_scan.fused")
         monkeypatch.setattr(fused, "SEGMENT", 8)
         monkeypatch.setattr(fused, "TIME_LOOP", fused.TIME_LOOP._replace(shortest_chunk=shortest_chunk))
@@ -62,6 +62,10 @@ F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 AGREEMENT = [
     ("torch", *form, dtype, layout)
     for form, dtype, layout in itertools.product(FORMS, (F32, BF16, F16), ("batch", "packed"))
+]
+AGREEMENT += [
+    ("native", groups, False, dtype, layout)
+    for groups, dtype, layout in itertools.product((None, 1, 3), (F32, BF16, F16), ("batch", "packed"))
 ]
 # The interpreter is slow: each form, dtype and way of laying out the time, not each with each.
 AGREEMENT += [
@@ -85,7 +89,7 @@ def test_it_agrees_with_its_definition(backend, groups, is_complex, dtype, layou
     # 23 steps and 5 states: 5 roundings each in float32, adding like square roots; the kernels' exponentials,
     # softplus and sines are off by up to 7 such roundings. One rounding to the output's dtype, and one of
     # a gradient that is returned in it.
-    float32 = (5 if backend == "torch" else 12) * 2**-24 * (23 * 5) ** 0.5
+    float32 = (12 if backend == "triton" else 5) * 2**-24 * (23 * 5) ** 0.5
     by_dtype = ("x", "dt", "B", "C", "z")
     assert_agrees_with_reference(
         selective_scan,
@@ -99,7 +103,7 @@ def test_it_agrees_with_its_definition(backend, groups, is_complex, dtype, layou
     )
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
 def test_nothing_optional_has_to_be_given(backend, device, monkeypatch):
     cut_short(backend, monkeypatch)
     assert_agrees_with_reference(
@@ -110,6 +114,22 @@ def test_nothing_optional_has_to_be_given(backend, device, monkeypatch):
         by_dtype=(),
         tolerance={"default": 12 * 2**-24 * (11 * 3) ** 0.5},
         device=device,
+    )
+
+
+@pytest.mark.parametrize(("width", "states", "groups"), [(197, 3, None), (1, 1, None), (75, 17, 3)])
+def test_native_blocks_of_any_width_agree(width, states, groups):
+    if native.compiler() is None:
+        pytest.skip("there is no C compiler")
+    # Several units of work side by side, the last of them narrower; sums over channels of many roundings.
+    assert_agrees_with_reference(
+        selective_scan,
+        draw(2, 37, width, states, groups),
+        backend="native",
+        dtype=F32,
+        by_dtype=(),
+        tolerance={"default": 8 * 2**-24 * (37 * states) ** 0.5},
+        dt_softplus=True,
     )
 
 
@@ -126,7 +146,9 @@ def test_gradients_are_right_in_float64(monkeypatch):
         assert torch.autograd.gradcheck(function, inputs)
 
 
-@pytest.mark.parametrize(("backend", "plain"), [("torch", False), ("torch", True), ("triton", False)])
+@pytest.mark.parametrize(
+    ("backend", "plain"), [("torch", False), ("torch", True), ("native", False), ("triton", False)]
+)
 def test_the_operator_is_registered_as_torch_wants(backend, plain):
     tensors = draw(2, 6, 3, 2, plain=plain)
     leaves = {name: None if t is None else t.requires_grad_() for name, t in tensors.items()}
@@ -199,7 +221,8 @@ def at(tensors, piece):
 
 @pytest.mark.parametrize(
     ("backend", "groups", "is_complex"),
-    [("torch", *form) for form in FORMS] + [("triton", 3, False), ("triton", None, True)],
+    [("torch", *form) for form in FORMS]
+    + [("native", None, False), ("native", 3, False), ("triton", 3, False), ("triton", None, True)],
 )
 def test_pieces_packed_sequences_and_steps_equal_the_whole(backend, groups, is_complex, device, monkeypatch):
     cut_short(backend, monkeypatch)
@@ -264,6 +287,10 @@ def test_empty_inputs_give_empty_outputs(shape, backend, device):
 
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_strides_do_not_matter(is_complex, backend, device):
+    if is_complex and backend == "native":
+        with pytest.raises(ValueError, match="no native form for these arguments"):
+            selective_scan(**draw(1, 2, 3, 2, is_complex=True), backend=backend)
+        return
     tensors = {name: t.to(device) for name, t in draw(3, 9, 6, 4, groups=2, is_complex=is_complex).items()}
     expected, _ = selective_scan(**tensors, backend=backend)
     views = {

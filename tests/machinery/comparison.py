@@ -28,7 +28,7 @@ def assert_agrees_with_reference(
     Args:
         op: the public function; takes the tensors by name, and ``backend``.
         tensors: its tensor arguments; floating-point ones are differentiated.
-        backend: ``"torch"`` or ``"triton"``.
+        backend: ``"torch"``, ``"native"`` or ``"triton"``.
         dtype: of the arguments named in ``by_dtype``; the others stay float32.
         tolerance: by quantity (``out0``, ``out1``, …, ``grad <argument>``, or ``default``): the largest
             allowed ``max |actual − expected| / max |expected|``; NaN never passes.

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import checks
 from ..backend import resolve
-from . import blocked, reference
+from . import blocked, native, reference
 
 METHODS = ("exact", "newton")
 
@@ -49,7 +49,7 @@ def aperiodic_scan(
         raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}.")
     if method == "newton" and cu_seqlens is not None:
         raise ValueError("method is 'newton' with cu_seqlens; packed sequences take method='exact'.")
-    name = resolve(backend, u)
+    name = resolve(backend, u, "aperiodic_scan")
     if name == "reference":
         checks.offsets_in_order(cu_seqlens, u.shape[1])
         return reference.aperiodic_scan(u, scale, phase, initial_state, cu_seqlens)
@@ -85,7 +85,9 @@ def aperiodic_scan_step_(
     checks.shape("u", u, ("B", "D"))
     _check(u.unsqueeze(1), scale, phase, state, None, state_name="state")
     checks.state_in_place(state, u)
-    return torch.ops.phasefield.aperiodic_scan_step_(u, scale, phase, state, resolve(backend, u))
+    return torch.ops.phasefield.aperiodic_scan_step_(
+        u, scale, phase, state, resolve(backend, u, "aperiodic_scan")
+    )
 
 
 def _check(
@@ -124,7 +126,7 @@ def _scan(
     if backend == "triton":
         from . import fused as form
     else:
-        form = blocked
+        form = native if backend == "native" else blocked
     return form.forward(u, scale, phase, initial_state, cu_seqlens)
 
 
@@ -156,7 +158,7 @@ def _scan_backward(
     if backend == "triton":
         from . import fused as form
     else:
-        form = blocked
+        form = native if backend == "native" else blocked
     return form.backward(grad_h, grad_final, h, scale, phase, initial_state, cu_seqlens)
 
 
@@ -199,7 +201,7 @@ def _step_(u: Tensor, scale: Tensor, phase: Tensor, state: Tensor, backend: str)
     if backend == "triton":
         from . import fused as form
     else:
-        form = blocked
+        form = native if backend == "native" else blocked
     return form.step_(u, scale, phase, state)
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import checks
 from ..backend import resolve
-from . import passes, reference
+from . import native, passes, reference
 
 DISCRETIZATIONS = ("implicit", "implicit-explicit")
 
@@ -31,7 +31,8 @@ def linoss_scan(
     exact over any time, so that in float32 errors are those of T roundings, about ``2e-7 · √T`` of the
     largest position. Where ``dt² A`` is within 2^-14 of 0 (or, implicit-explicit, of 4) the step has no
     eigenvectors to rotate along (their condition number passes 10^2 and has no bound): such channels step
-    by their 2×2 matrix in float64. See :mod:`phasefield_kernels.linoss_scan.transition`.
+    by their 2×2 matrix in float64. See :mod:`phasefield_kernels.linoss_scan.transition`. The native form
+    keeps all states in float64 while it scans and steps as above.
 
     Args:
         u: forces ``[B, T, D]``; float32, bfloat16, float16 (float64 on the torch backends). Any strides.
@@ -44,7 +45,8 @@ def linoss_scan(
 
     Returns:
         ``(positions, final_state)``: positions ``[B, T, D]`` in u's dtype, final_state ``[B, D, 2]``
-        (``[S, D, 2]``) in float32 (float64 for float64). Memory: two float32 pairs a value of u.
+        (``[S, D, 2]``) in float32 (float64 for float64). Memory: two float32 pairs a value of u (native: one
+        in 16 steps).
 
     Raises:
         ValueError: a shape, dtype, device or backend that does not fit, a negative A, a dt that is not
@@ -57,7 +59,7 @@ def linoss_scan(
     if initial_state is not None:
         rows = u.shape[0] if sequences is None else sequences
         checks.parameter("initial_state", initial_state, u, (rows, u.shape[2], 2))
-    name = resolve(backend, u)
+    name = resolve(backend, u, "linoss_scan")
     if name == "reference":
         _check_values(u, A, dt, cu_seqlens, discretization)
         return reference.linoss_scan(u, A, dt, initial_state, discretization, cu_seqlens)
@@ -109,7 +111,7 @@ def linoss_scan_step_(
     _check(u.unsqueeze(1), A, dt, state, discretization)
     checks.parameter("state", state, u, (*u.shape, 2))
     checks.state_in_place(state, u)
-    resolve(backend, u)
+    resolve(backend, u, "linoss_scan")
     return torch.ops.phasefield.linoss_scan_step_(u, A, dt, state, discretization)
 
 
@@ -148,6 +150,8 @@ def _scan(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check_values(u, A, dt, cu_seqlens, discretization)
+    if backend == "native":
+        return native.forward(u, A, dt, initial_state, cu_seqlens, discretization)
     return passes.forward(_form(backend), u, A, dt, initial_state, cu_seqlens, discretization)
 
 
@@ -174,10 +178,13 @@ def _(
     batch, length, width = u.shape
     rows = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
     dtype = checks.state_dtype(u)
+    kept = (batch, length, width, 2)
+    if backend == "native":
+        kept = native.saved_shape(u.shape, cu_seqlens)
     return (
         u.new_empty(u.shape),
         u.new_empty(rows, width, 2, dtype=dtype),
-        u.new_empty(batch, length, width, 2, dtype=dtype),
+        u.new_empty(kept, dtype=dtype),
     )
 
 
@@ -194,6 +201,8 @@ def _scan_backward(
     discretization: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if backend == "native":
+        return native.backward(grad_positions, grad_final, pairs, u, A, dt, cu_seqlens, discretization)
     return passes.backward(
         _form(backend), grad_positions, grad_final, pairs, u, A, dt, initial_state, cu_seqlens, discretization
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import checks
 from ..backend import resolve
-from ..rotation_scan import check, check_values, scan, with_time
+from ..rotation_scan import NATIVE, check, check_values, scan, with_time
 from . import reference
 
 
@@ -49,7 +49,7 @@ def oscillatory_scan(
     """
     check(x, angle, log_damping, initial_state, cu_seqlens, decay_name="log_damping")
     checks.parameter("gate", gate, x, tuple(x.shape[:3]))
-    name = resolve(backend, x)
+    name = resolve(backend, x, NATIVE)
     if name == "reference":
         check_values(log_damping, cu_seqlens, x, "log_damping")
         return reference.oscillatory_scan(x, gate, angle, log_damping, initial_state, cu_seqlens)
@@ -107,4 +107,6 @@ def oscillatory_scan_step_(
     parameters = (with_time(angle), with_time(log_damping))
     check(x.unsqueeze(1), *parameters, state, None, state_name="state", decay_name="log_damping")
     checks.state_in_place(state, x)
-    return torch.ops.phasefield.rotation_scan_step_(x, angle, log_damping, gate, state, resolve(backend, x))
+    return torch.ops.phasefield.rotation_scan_step_(
+        x, angle, log_damping, gate, state, resolve(backend, x, NATIVE)
+    )

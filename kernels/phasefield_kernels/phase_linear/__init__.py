@@ -7,7 +7,7 @@ from .. import checks
 from ..autocast import outside_autocast, under_autocast
 from ..backend import resolve
 from ..complex_product.arguments import algorithm_named
-from . import blocked, reference
+from . import blocked, native, reference
 
 
 def phase_linear(
@@ -26,8 +26,8 @@ def phase_linear(
     0, and a negative threshold silences what is shorter.
 
     Sums are formed in float32 (float64 for float64). Where a gradient is wanted and there is a threshold, the
-    forward keeps the pre-activations, one more tensor like the output (in x's dtype on a GPU, float32 in the
-    torch form): they cannot be had back from an output that the threshold dominates, and recomputing them
+    forward keeps the pre-activations, one more tensor like the output (in x's dtype on a GPU, float32 on a
+    CPU): they cannot be had back from an output that the threshold dominates, and recomputing them
     costs a product, a third of the whole backward.
 
     Under autocast x is read in autocast's dtype; the weight is rounded inside, and its gradient is not.
@@ -53,7 +53,7 @@ def phase_linear(
     x = under_autocast(x)
     _check(x, weight, bias, threshold, residual)
     algorithm_named(algorithm)
-    name = resolve(backend, x)
+    name = resolve(backend, x, "phase_linear")
     if name == "reference":
         return reference.phase_linear(x, weight, bias, threshold, residual)
     tensors = (x, weight, bias, threshold, residual)
@@ -92,7 +92,7 @@ def _linear(
     if backend == "triton":
         from . import fused as form
     else:
-        form = blocked
+        form = native if backend == "native" else blocked
     with outside_autocast(x):
         y, saved = form.forward(x, weight, bias, threshold, residual, keep, algorithm)
     return y, x.new_empty(0) if saved is None else saved
@@ -131,7 +131,7 @@ def _linear_backward(
     if backend == "triton":
         from . import fused as form
     else:
-        form = blocked
+        form = native if backend == "native" else blocked
     with outside_autocast(x):
         if threshold is None:
             saved = None

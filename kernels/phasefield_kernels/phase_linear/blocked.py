@@ -41,11 +41,7 @@ def forward(
             _add(block, bias, None if residual is None else residual[begin:end])
             y[begin:end] = block
         return y.view(out_shape), None
-    left = as_complex(x)
-    right = as_complex(weight.to(dtype).to(real)).T
-    z = torch.empty((rows, units), dtype=left.dtype, device=x.device)
-    matmul(left, right, algorithm, out=z)
-    z = torch.view_as_real(z)
+    z = product(x, weight, algorithm)
     direct = threshold is None and dtype == real
     y = z if direct else torch.empty((rows, units, 2), dtype=dtype, device=x.device)
     scratch = _Scratch(z)
@@ -65,6 +61,15 @@ def forward(
     return y.view(out_shape), saved
 
 
+def product(x: Tensor, weight: Tensor, algorithm: str) -> Tensor:
+    """``W x`` of rows x ``[rows, K, 2]`` in the state's dtype, ``[rows, N, 2]``."""
+    left = as_complex(x)
+    right = as_complex(weight.to(x.dtype).to(state_dtype(x))).T
+    z = torch.empty((x.shape[0], weight.shape[0]), dtype=left.dtype, device=x.device)
+    matmul(left, right, algorithm, out=z)
+    return torch.view_as_real(z)
+
+
 def backward(
     grad: Tensor,
     x: Tensor,
@@ -81,14 +86,23 @@ def backward(
       db = Σ dz,     dx = Wᴴ dz,     dW = Σ dz xᴴ    (sums over rows); without modReLU dz = g
     """
     real = state_dtype(x)
-    rows, units, dtype = x.shape[:-2].numel(), weight.shape[0], x.dtype
+    rows, units = x.shape[:-2].numel(), weight.shape[0]
     dz = grad.reshape(rows, units, 2)
     for_x, for_weight, for_bias, for_threshold = needs
     grad_threshold = None
     if threshold is not None:
         dz, grad_threshold = _through_activation(dz, saved.view(rows, units, 2), threshold, real)
     grad_bias = dz.sum(0, dtype=real) if for_bias else None
-    x_rows = x.reshape(rows, *x.shape[-2:])
+    products = through_product(dz, x, weight, for_x, for_weight, algorithm, owned=threshold is not None)
+    return *products, grad_bias, grad_threshold if for_threshold else None
+
+
+def through_product(
+    dz: Tensor, x: Tensor, weight: Tensor, for_x: bool, for_weight: bool, algorithm: str, owned: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients to x and weight from ``dz [rows, N, 2]``, which is overwritten where it is ``owned``."""
+    real, dtype = state_dtype(x), x.dtype
+    x_rows = x.reshape(dz.shape[0], *x.shape[-2:])
     grad_x = grad_weight = None
     if dtype == torch.bfloat16 and algorithm == "direct":
         dz = interleaved(dz.to(dtype))
@@ -102,15 +116,11 @@ def backward(
             w = as_complex(weight.to(dtype).to(real)).conj_physical()
             grad_x = torch.view_as_real(matmul(dz, w, algorithm)).to(dtype)
         if for_weight:
-            # dW = conj(conj(dz)ᵀ x): the conjugations touch what is in this function's hands.
-            if dz.data_ptr() == grad.data_ptr():
-                dz = dz.conj_physical()
-            else:
-                dz.conj_physical_()
-            product = matmul(dz.T, as_complex(x_rows), algorithm).conj_physical_()
-            grad_weight = torch.view_as_real(product).to(weight.dtype)
-    grad_x = None if grad_x is None else grad_x.view(x.shape)
-    return grad_x, grad_weight, grad_bias, grad_threshold if for_threshold else None
+            # dW = conj(conj(dz)ᵀ x)
+            dz = dz.conj_physical_() if owned else dz.conj_physical()
+            conjugate = matmul(dz.T, as_complex(x_rows), algorithm)
+            grad_weight = torch.view_as_real(conjugate.conj_physical_()).to(weight.dtype)
+    return None if grad_x is None else grad_x.view(x.shape), grad_weight
 
 
 def _through_activation(

@@ -5,7 +5,10 @@ from torch import Tensor
 
 from .. import checks
 from ..backend import resolve
-from . import blocked, reference
+from . import blocked, native, reference
+
+NATIVE = "rotation_scan"
+"""Where the native form is, of the gated scan as well."""
 
 
 def rotation_scan(
@@ -45,7 +48,7 @@ def rotation_scan(
         ValueError: a shape, dtype, device or backend that does not fit, or a positive log_decay.
     """
     check(x, angle, log_decay, initial_state, cu_seqlens)
-    name = resolve(backend, x)
+    name = resolve(backend, x, NATIVE)
     if name == "reference":
         check_values(log_decay, cu_seqlens, x)
         return reference.rotation_scan(x, angle, log_decay, initial_state, cu_seqlens)
@@ -85,7 +88,9 @@ def rotation_scan_step_(
     checks.shape("x", x, ("B", "D", 2))
     check(x.unsqueeze(1), with_time(angle), with_time(log_decay), state, None, state_name="state")
     checks.state_in_place(state, x)
-    return torch.ops.phasefield.rotation_scan_step_(x, angle, log_decay, None, state, resolve(backend, x))
+    return torch.ops.phasefield.rotation_scan_step_(
+        x, angle, log_decay, None, state, resolve(backend, x, NATIVE)
+    )
 
 
 def with_time(parameter: Tensor | None) -> Tensor | None:
@@ -138,7 +143,7 @@ def scan(
     if backend == "triton":
         from . import fused as form
     else:
-        form = blocked
+        form = native if backend == "native" else blocked
     return form.forward(x, angle, log_decay, gate, initial_state, cu_seqlens)
 
 
@@ -173,7 +178,7 @@ def _scan_backward(
     if backend == "triton":
         from . import fused as form
     else:
-        form = blocked
+        form = native if backend == "native" else blocked
     grad_x, grad_angle, grad_decay, grad_gate, grad_initial = form.backward(
         grad_h, grad_final, h, x, angle, log_decay, gate, initial_state, cu_seqlens, needs_parameters
     )
@@ -244,7 +249,7 @@ def _step_(
     if backend == "triton":
         from . import fused as form
     else:
-        form = blocked
+        form = native if backend == "native" else blocked
     return form.step_(x, angle, log_decay, gate, state)
 
 

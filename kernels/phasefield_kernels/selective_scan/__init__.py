@@ -6,7 +6,7 @@ from torch import Tensor
 from .. import checks
 from ..autocast import outside_autocast
 from ..backend import resolve
-from . import blocked, reference, step
+from . import blocked, native, reference, step
 from .tiles import Inputs, saved_numel
 
 
@@ -34,8 +34,9 @@ def selective_scan(
 
     States are float32 whatever x is. Only some are kept for the backward, which computes the others again a
     few at a time: there is no ``[B, T, D, N]`` tensor. The fused kernels keep one in 256 steps, the torch
-    form one in 8 to 64. Tensors are read through their strides: ``[B, D, T]`` transposed is not copied; a new
-    stride of the time, width or number of states compiles a kernel anew.
+    form one in 8 to 64, the native form one in 16. Tensors are read through their strides: ``[B, D, T]``
+    transposed is not copied (the native form copies it); a new stride of the time, width or number of states
+    compiles a Triton kernel anew.
 
     Args:
         x: ``[B, T, D]``; float32, bfloat16, float16 or float64. Any strides.
@@ -66,7 +67,7 @@ def selective_scan(
     if initial_state is not None:
         rows = x.shape[0] if sequences is None else sequences
         checks.parameter("initial_state", initial_state, x, (rows, *A.shape))
-    name = resolve(backend, x)
+    name = resolve(backend, x, _native(A))
     if name == "reference":
         checks.offsets_in_order(cu_seqlens, x.shape[1])
         return reference.selective_scan(x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, cu_seqlens)
@@ -128,8 +129,13 @@ def selective_scan_step_(
     checks.parameter("state", state, x, (x.shape[0], *A.shape))
     checks.state_in_place(state, x)
     return torch.ops.phasefield.selective_scan_step_(
-        x, dt, B, C, z, A, D, dt_bias, dt_softplus, state, resolve(backend, x)
+        x, dt, B, C, z, A, D, dt_bias, dt_softplus, state, resolve(backend, x, _native(A))
     ).squeeze(1)
+
+
+def _native(A: Tensor) -> str | None:
+    # Its C is written for real numbers.
+    return "selective_scan" if A.ndim == 2 else None
 
 
 def _check(
@@ -181,7 +187,7 @@ def _scan(
     if backend == "triton":
         from . import fused as form
     else:
-        form = blocked
+        form = native if backend == "native" else blocked
     with outside_autocast(x):
         return form.forward(inputs, initial_state, cu_seqlens)
 
@@ -206,6 +212,8 @@ def _(
         from .fused import kept_states
 
         kept = sum(kept_states(x.shape, cu_seqlens is not None)) * A.numel()
+    elif backend == "native":
+        kept = native.saved_numel(x.shape, A.shape, cu_seqlens)
     elif cu_seqlens is None:
         kept = saved_numel(x.shape, A.shape)
     else:
@@ -239,7 +247,8 @@ def _scan_backward(
 
             grads = fused.backward(grad_y, grad_final, kept, inputs, initial_state, cu_seqlens)
         else:
-            grads = blocked.backward(grad_y, grad_final, kept, inputs, cu_seqlens)
+            form = native if backend == "native" else blocked
+            grads = form.backward(grad_y, grad_final, kept, inputs, cu_seqlens)
     return [
         grad for grad, given in zip(grads, (*inputs[:8], initial_state), strict=True) if given is not None
     ]
@@ -310,7 +319,7 @@ def _step_(
     if backend == "triton":
         from . import fused as form
     else:
-        form = step
+        form = native if backend == "native" else step
     with outside_autocast(x):
         return form.step_(inputs, state)
 
