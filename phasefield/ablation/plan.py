@@ -103,7 +103,6 @@ class AblateFlags:
         """Of one training; it goes on where it was interrupted."""
         own = known_model("field").training
         steps = self.steps or own["steps"]
-        is_file = Path(cell["dataset"]).is_file()
         save_dir = self.folder / "runs" / run_name(cell, seed)
         config = {
             **own,
@@ -117,7 +116,7 @@ class AblateFlags:
             "save_dir": str(save_dir),
             "resume": RunFolder(save_dir).latest() is not None,
             "log_with": "none",
-            **({"data_path": cell["dataset"]} if is_file else {"dataset": cell["dataset"]}),
+            "dataset": cell["dataset"],
         }
         model = {
             "embedding": cell["embedding"],
