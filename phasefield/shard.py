@@ -189,7 +189,7 @@ def _rewrite(flags: DetachFlags, change: Callable[[SlotMemory], None]) -> None:
     temporary = output.with_name(f".saving-{output.name}")
     try:
         shutil.copytree(checkpoint, temporary, ignore=shutil.ignore_patterns(MANIFEST))
-        write_model(temporary, read_json(checkpoint / "config.json")["model_type"], model, tokenizer)
+        write_model(temporary, read_json(checkpoint / "trainer.json")["model"], model, tokenizer)
         seal(temporary)
         temporary.rename(output)
     except OSError as error:
