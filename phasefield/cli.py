@@ -12,7 +12,11 @@ COMMANDS = {
     "evaluate": "measure a checkpoint on a whole validation split",
     "generate": "continue a prompt with a trained model",
     "chat": "write a text with a trained model in turns",
+    "shard": "teach a memory a text apart from the weights, attach and detach it",
+    "analyze": "look into a model while it reads a text",
     "compare": "train several models alike and compare them",
+    "ablate": "train a grid of field models and see what each choice is worth",
+    "profile": "measure a model's speed, memory and time by part",
     "doctor": "show what will run where, and check every op",
 }
 """Each is a module of this package with ``run(arguments) -> int``."""

@@ -28,6 +28,8 @@ class EvaluateFlags:
     """windows at once; changes the time and the memory, not the result"""
     seq_len: int | None = None
     """tokens a window; the run's own if left out"""
+    stateful: bool = False
+    """read the text as one stream, whose state is carried from window to window, instead of windows alone"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, xpu …"""
 
@@ -61,8 +63,10 @@ def run(arguments: Sequence[str]) -> int:
         ids = validation_ids(corpus, tokenizer).to(device)
     print(f"{checkpoint} on {describe_device(device)}, {backend} backend")
     text = predicted_text(corpus, tokenizer, ids)
-    result = evaluate(model, ids, flags.batch_size, seq_len, characters=len(text), measure=measure)
-    print(f"{corpus.name}: {describe_split(result.tokens, seq_len, measure)}")
+    options = {"characters": len(text), "measure": measure, "stateful": flags.stateful}
+    with reported(ValueError):
+        result = evaluate(model, ids, flags.batch_size, seq_len, **options)
+    print(f"{corpus.name}: {describe_split(result.tokens, seq_len, measure, flags.stateful)}")
     print(result)
     if perplexities := result.perplexities(text):
         at_most = "at most " if measure == "bound" else ""

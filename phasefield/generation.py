@@ -66,24 +66,32 @@ def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
         raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1 (1 = off).")
 
 
+_PASS = 4096
+"""Tokens read at once: the logits of many more would fill the memory."""
+
+
 class Decoding:
     """A text that a causal model reads and goes on with, in constant memory.
 
-    What is read goes through the model in one pass, what is drawn through its step; the state is all that is
-    kept of the text.
+    What is read goes through the model in passes of 4,096 tokens, what is drawn through its step; the state
+    is all that is kept of the text.
 
     Args:
         model: offers ``model(tokens, state)`` and ``model.step(token, state)``; put it in evaluation mode.
+        options: further ones of these two, of models that have such (the field's perturbation).
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        self._model, self._options = model, options
         self._state: Any = None
         self._unread: Tensor | None = None
 
     def read(self, tokens: Tensor) -> None:
         """Append tokens ``[B, T]``; the model reads them when the next one is drawn."""
         self._unread = tokens if self._unread is None else torch.cat([self._unread, tokens], dim=1)
+
+    def learn(self) -> None:
+        """Nothing: this text is read and written only, see :class:`LearningDecoding`."""
 
     @torch.inference_mode()
     def draw(
@@ -101,12 +109,60 @@ class Decoding:
         if self._unread is None:
             raise ValueError("the text is empty; read at least one token before drawing.")
         if self._state is not None and self._unread.shape[1] == 1:
-            logits, self._state = self._model.step(self._unread[:, 0], self._state)
+            logits, self._state = self._model.step(self._unread[:, 0], self._state, **self._options)
         else:
-            logits, self._state = self._model(self._unread, self._state)
+            for piece in self._unread.split(_PASS, dim=1):
+                logits, self._state = self._model(piece, self._state, **self._options)
             logits = logits[:, -1]
         token = sample(logits, temperature, top_k, top_p, generator)
         self._unread = token.unsqueeze(1)
+        return token
+
+
+class LearningDecoding(Decoding):
+    """A text that a model goes on with while it learns from it: the prompt, and then each token it drew.
+
+    Every token is first predicted and then learnt. The state is that before the last token, which cannot be
+    learnt until the next one is there: it is read twice.
+
+    Args:
+        model: also offers ``learn_`` (:class:`~phasefield.models.Field`).
+        rate: of learning.
+        options: as :class:`Decoding`'s.
+    """
+
+    def __init__(self, model: nn.Module, rate: float, **options: Any) -> None:
+        super().__init__(model, **options)
+        self._rate = rate
+
+    @torch.inference_mode()
+    def learn(self) -> None:
+        """Learn what was read or drawn since the last time; :meth:`draw` does so before it draws."""
+        if self._unread is None or self._unread.shape[1] < 2:
+            return
+        names = self._options.keys() & {"perturbation", "generator"}
+        options = {name: self._options[name] for name in names}
+        before, after = self._unread[:, :-1], self._unread[:, 1:]
+        self._state = self._model.learn_(before, after, self._state, rate=self._rate, **options).state
+        self._unread = self._unread[:, -1:]
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The next token ``[B]`` of the text, which is appended to it.
+
+        Raises:
+            ValueError: nothing has been read yet.
+        """
+        self.learn()
+        read, state = self._unread, self._state
+        token = super().draw(temperature, top_k, top_p, generator)
+        self._unread, self._state = torch.cat([read, token.unsqueeze(1)], dim=1), state
         return token
 
 
@@ -122,8 +178,8 @@ def stream_tokens(
 ) -> Iterator[Tensor]:
     """Continue prompts, yielding each new token ``[B]`` as it is drawn.
 
-    The whole prompt goes through the model in one pass; from then on a step sees one token and the state, so
-    time a token and memory stay the same however long the text grows.
+    The prompt goes through the model in passes of 4,096 tokens; from then on a step sees one token and the
+    state, so time a token and memory stay the same however long the text grows.
 
     Args:
         model: offers ``model(tokens, state)`` and ``model.step(token, state)``; put it in evaluation mode.

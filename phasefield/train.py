@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from . import command_line
+from .errors import UsageError, UserError
 from .models import MODELS, ModelEntry
 from .training import RunFlags, TrainConfig, train
 from .training.flags import flags_of_size, known_model
@@ -28,15 +29,18 @@ def run(arguments: Sequence[str]) -> int:
 def parse(arguments: Sequence[str]) -> RunFlags:
     """The flags of a run; with ``--resume``, those left out are the saved run's.
 
-    Otherwise they are those of the ``--size``, the model's own, or the defaults, in this order.
+    Otherwise they are those of the ``--config`` file, the ``--size``, the model's own, or the defaults, in
+    this order.
 
     Raises:
         UsageError: an unknown model, size or flag, or a value that is not allowed.
-        UserError: ``--resume`` meets a damaged checkpoint.
+        UserError: ``--resume`` meets a damaged checkpoint, or ``--config`` no such file.
     """
     named = bool(arguments) and not arguments[0].startswith("-")
     given, rest = (arguments[0], arguments[1:]) if named else (None, arguments)
     where = _read_ahead(rest)
+    # Read first: a plugin that the file names is trusted, in the checkpoint to resume too.
+    of_file = _fields_of_file(given or DEFAULT_MODEL, where.config)
     saved = _saved_flags(where)
     name = given or (saved.model if saved else DEFAULT_MODEL)
     entry = known_model(name)
@@ -44,10 +48,11 @@ def parse(arguments: Sequence[str]) -> RunFlags:
         size, run, of_model = where.size or saved.size, saved.run, saved.model_flags
     else:
         size, run, of_model = where.size, _own_defaults(entry, where.steps), flags_of_size(name, where.size)
+    of_model = {**of_model, **of_file}
     model_class = _without_vocabulary(entry.config_class)
     flags_class = make_dataclass(
         "Flags",
-        [("run", TrainConfig), ("model", model_class), *_size_field(entry, size)],
+        [("run", TrainConfig), ("model", model_class), *_size_field(entry, size), *_config_field(entry)],
         frozen=True,
     )
     flags = command_line.parse_flags(
@@ -65,7 +70,9 @@ def parse(arguments: Sequence[str]) -> RunFlags:
 def _read_ahead(arguments: Sequence[str]) -> argparse.Namespace:
     """The flags on which the defaults of the others depend; what is wrong with them the full parser says."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--save-dir", "--save_dir", nargs="?", default=TrainConfig.save_dir)
+    folder = ("--save-dir", "--save_dir", "--checkpoint-dir", "--checkpoint_dir")
+    parser.add_argument(*folder, nargs="?", default=TrainConfig.save_dir)
+    parser.add_argument("--config", nargs="?")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--size", nargs="?")
     parser.add_argument("--steps", nargs="?")
@@ -86,6 +93,30 @@ def _size_field(entry: ModelEntry, size: str | None) -> list[tuple[str, Any, Any
     help_text = f"of the model: {sizes}; flags given beside it win"
     field = ("size", Annotated[str | None, tyro.conf.arg(help=help_text)], size)
     return [field] if entry.sizes else []
+
+
+def _config_field(entry: ModelEntry) -> list[tuple[str, Any, Any]]:
+    """The flag ``--config`` for the full parser, if the model has config files."""
+    help_text = "a JSON or YAML file of the model's flags below and its parts; flags given beside it win"
+    field = ("config", Annotated[str | None, tyro.conf.arg(help=help_text)], None)
+    return [field] if hasattr(entry.config_class, "fields_of_file") else []
+
+
+def _fields_of_file(model: str, path: str | None) -> dict[str, Any]:
+    """The model's flags in a config file; none without a file, or where the full parser refuses the flag."""
+    config_class = known_model(model).config_class
+    if path is None or not hasattr(config_class, "fields_of_file"):
+        return {}
+    try:
+        fields = config_class.fields_of_file(path)
+        config_class(**fields)  # says what is wrong with them, and imports the plugins they name
+    except OSError as error:
+        raise UserError(f"--config: {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UsageError(f"--config: {error}") from error
+    if "vocab_size" in fields:
+        raise UsageError(f"--config: {path} names vocab_size, which the tokenizer decides; leave it out.")
+    return fields
 
 
 def _saved_flags(where: argparse.Namespace) -> RunFlags | None:

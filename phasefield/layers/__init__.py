@@ -16,7 +16,7 @@ from .coherence import window_coherence
 from .contexts import ContextPhases
 from .crystal import CrystalMemory
 from .evolution import FieldEvolution
-from .golden import GoldenEmbedding, golden_frequencies, hebbian_amplification, phase_harmonics
+from .golden import GoldenEmbedding, golden_frequencies, hebbian_amplification, phase_code, phase_harmonics
 from .gravity import GravityMemory
 from .inertia import ThermodynamicInertiaLoss
 from .linear_cross_entropy import linear_cross_entropy
@@ -68,6 +68,7 @@ __all__ = [
     "levy_stable",
     "linear_cross_entropy",
     "perturb",
+    "phase_code",
     "phase_coherence",
     "phase_gate",
     "phase_harmonics",

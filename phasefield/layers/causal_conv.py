@@ -30,7 +30,8 @@ class CausalConv1d(nn.Conv1d):
         # As an image one pixel high, channels last: on a CPU twice as fast as a conv1d of the transpose.
         y = F.conv2d(x.mT.unsqueeze(2), self.weight.unsqueeze(2), self.bias, groups=self.groups)
         last = x[:, x.shape[1] - self.kernel_size[0] + 1 :]
-        return y.squeeze(2).mT, last.to(self.weight.dtype)
+        # A copy: a view would keep the whole of x alive as long as the state.
+        return y.squeeze(2).mT, last.to(self.weight.dtype, copy=True)
 
     def step(self, x: Tensor, tail: Tensor) -> Tensor:
         """One token ``[B, C]``, under ``no_grad``: overwrites ``tail`` and returns y."""

@@ -29,6 +29,12 @@ def window_coherence(x: Tensor, window: int = 5) -> Tensor:
 
     Raises:
         ValueError: a window under 3, or an x of another shape.
+
+    >>> line = torch.arange(6.0)[None, :, None] * torch.ones(3)
+    >>> window_coherence(line)[0].tolist()
+    [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    >>> round(float(window_coherence(torch.eye(5)[None])[0, 4]), 3)  # five directions: 1 / (5 - 1)
+    0.25
     """
     if window < 3:
         raise ValueError(f"window is {window}; it must be at least 3, as two states always lie on a line.")

@@ -42,6 +42,13 @@ class ContextPhases(nn.Module):
     Args:
         vocab_size: of the tokens.
         names: the contexts, in this order in the output.
+
+    >>> contexts = ContextPhases(5, ("0", "1", "2"))
+    >>> phases, _, _ = contexts(torch.tensor([[3, 1, 4, 3, 1, 2]]))
+    >>> (phases[0, 1] == phases[0, 4]).tolist()  # behind "3 1", both times
+    [True, True, True]
+    >>> (phases[0, 0] == phases[0, 3]).tolist()  # behind "3": the token before it differs
+    [True, True, False]
     """
 
     def __init__(self, vocab_size: int, names: tuple[str, ...]) -> None:
@@ -135,3 +142,17 @@ class ContextPhases(nn.Module):
         signed = torch.where(inside, position + 1, -(position + 1))
         last = torch.stack([run[:, -1], before[:, -1], earlier[:, -1], signed[:, -1]], dim=1)
         return run, before, earlier, signed, last
+
+
+def back_off(names: tuple[str, ...]) -> tuple[int, ...]:
+    """Which context each backs off to: the next shorter one that is there before it, −1 for none."""
+    word_parents = {"w": ["3", "2", "1", "0"], "w1": ["w"], "w2": ["w1", "w"], "ws": ["w"]}
+    parents = []
+    for place, name in enumerate(names):
+        if name.isdigit():
+            shorter = [other for other in names[:place] if other.isdigit() and int(other) < int(name)]
+            wanted = sorted(shorter, key=int, reverse=True)
+        else:
+            wanted = [*word_parents[name], "3", "2", "1", "0"]
+        parents.append(next((names.index(other) for other in wanted if other in names[:place]), -1))
+    return tuple(parents)

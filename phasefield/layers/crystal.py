@@ -32,6 +32,17 @@ class CrystalMemory(nn.Module):
         dtype: of the bonds' amplitudes, see :class:`~phasefield.layers.SiteTable`.
 
     Source: R. Kneser and H. Ney, "Improved backing-off for m-gram language modeling", 1995 (the discount).
+
+    >>> crystal = CrystalMemory(3, parents=(-1,), sites=16)
+    >>> context = torch.tensor([[5]])
+    >>> crystal.read(context, torch.arange(3)[None])[0].flatten().tolist()  # nothing is known yet
+    [0.3333333432674408, 0.3333333432674408, 0.3333333432674408]
+    >>> crystal.learn_(context.expand(8, 1), torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]))
+    >>> p, evidence = crystal.read(context, torch.arange(3)[None])
+    >>> evidence.flatten().tolist()  # 8 occurrences of 2 kinds
+    [8.0, 2.0]
+    >>> bool(p[0, 0] > p[0, 1] > p[0, 2] > 0), round(float(p.sum()), 6)
+    (True, 1.0)
     """
 
     def __init__(

@@ -21,6 +21,14 @@ class FieldEvolution(nn.Module):
         time_step: Δt, 0.01 is the origin's.
         strength: g, 1/φ is the origin's.
         softening: ε.
+
+    >>> field = FieldEvolution(20)
+    >>> x = torch.eye(3)[None]
+    >>> fallen = field(x)
+    >>> torch.equal(fallen[:, 0], x[:, 0])  # nothing is before the first
+    True
+    >>> bool(field.energy(fallen) < field.energy(x))
+    True
     """
 
     def __init__(

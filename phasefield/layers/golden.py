@@ -2,7 +2,7 @@
 
 import math
 from decimal import Decimal, localcontext
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from phasefield_kernels import radians_from_phase
 
 PHI = (1 + math.sqrt(5)) / 2
+Embedding = Literal["golden", "log_phase", "cone"]
+"""The modes of :func:`phase_code` and :class:`GoldenEmbedding`."""
 CORE_RADIUS = 1 / PHI**2
 """0.382: the origin's radius of the most frequent token; the rarest one's is 1."""
 
@@ -22,6 +24,9 @@ def golden_frequencies(count: int) -> Tensor:
     Rounding to odd integers makes each multiplication by one of them invertible modulo 2^64.
 
     Source: M. Roberts, "The unreasonable effectiveness of quasirandom sequences", 2018.
+
+    >>> hex(int(golden_frequencies(1)) % 2**64)  # 1/φ of a turn
+    '0x9e3779b97f4a7c15'
     """
     with localcontext() as context:
         context.prec = 50
@@ -49,6 +54,40 @@ def phase_harmonics(phase: Tensor, frequencies: Tensor) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1) * len(frequencies) ** -0.5
 
 
+def phase_code(phase: Tensor, frequencies: Tensor, mode: Embedding = "golden", scale: float = 0.1) -> Tensor:
+    """Unit vectors that stand for integer phases, by mode:
+
+    - ``golden``: :func:`phase_harmonics`.
+    - ``log_phase``: its symmetric logarithm ``sgn(x) ln(1 + |x| / scale)``, x in units of a harmonic's
+      amplitude, brought back to unit length. Phases are everywhere, so the code is centred.
+    - ``cone``: the origin's three dimensions, ``(cos θ, sin θ, 1) / √2``, θ the first harmonic's angle. The
+      third is the same for all: two codes have an inner product of 1/2 in the mean, not 0.
+
+    Args:
+        phase: int64, any shape.
+        frequencies: int64 ``[K]``, see :func:`golden_frequencies`.
+        mode: see above.
+        scale: of the symmetric logarithm.
+
+    Returns:
+        float32, phase's shape and an axis of ``2K``, or of 3 for the cone.
+
+    >>> phases = torch.arange(1, 101) * golden_frequencies(1)
+    >>> [int(torch.linalg.matrix_rank(phase_code(phases, golden_frequencies(8), mode)))
+    ...  for mode in ("golden", "log_phase", "cone")]
+    [16, 16, 3]
+    """
+    if mode == "cone":
+        plane = phase_harmonics(phase, frequencies[:1])
+        return torch.cat([plane, torch.ones_like(plane[..., :1])], dim=-1) * 0.5**0.5
+    code = phase_harmonics(phase, frequencies)
+    if mode == "log_phase":
+        amplitude = len(frequencies) ** -0.5
+        code = code.sign() * (code.abs() / (scale * amplitude)).log1p()
+        code = nn.functional.normalize(code, dim=-1)
+    return code
+
+
 class GoldenEmbedding(nn.Module):
     """A fixed code of tokens, made of golden angles; nothing in it is learnt.
 
@@ -73,13 +112,13 @@ class GoldenEmbedding(nn.Module):
         self,
         vocab_size: int,
         dim: int,
-        mode: Literal["golden", "cone", "log_phase"] = "golden",
+        mode: Embedding = "golden",
         *,
         scale: float = 0.1,
     ) -> None:
         super().__init__()
-        if mode not in ("golden", "cone", "log_phase"):
-            raise ValueError(f"mode is {mode!r}; allowed are 'golden', 'cone' and 'log_phase'.")
+        if mode not in get_args(Embedding):
+            raise ValueError(f"mode is {mode!r}; allowed are {', '.join(get_args(Embedding))}.")
         if dim < 2 or (dim != 3 if mode == "cone" else dim % 2):
             raise ValueError(f"dim is {dim}; it must be {'3' if mode == 'cone' else 'even'} for {mode!r}.")
         if not 0 < scale < math.inf:
@@ -135,6 +174,9 @@ def hebbian_amplification(vocab_size: int, pairs: int, epsilon: float = 1e-6) ->
 
     It is a ratio of norms, not a gain in learning: the plain code's shift products cancel around the circle,
     while the logarithm's mean is not zero, and its products add up along that one direction.
+
+    >>> round(hebbian_amplification(500, 100), 2), round(hebbian_amplification(500, 500), 2)
+    (11.89, 1.84)
     """
     if not 2 <= pairs <= vocab_size:
         raise ValueError(f"pairs is {pairs}; it must be at least 2 and at most vocab_size ({vocab_size}).")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from phasefield_kernels import gravity_field
 
-from .golden import PHI, golden_frequencies, phase_harmonics
+from .golden import PHI, Embedding, golden_frequencies, phase_code
 
 _CHUNK = 64
 
@@ -41,8 +41,9 @@ class GravityMemory(nn.Module):
 
     so what followed contexts like the present one pulls hardest. Contexts are nested: q joins the golden
     codes of the last 1, 2, …, R tokens with weights falling as ``φ^{-r}``, and each further token that
-    agrees brings two contexts closer. Far particles form a uniform background, ``(2 + λ² + ε²)^{-3/2}`` each;
-    as in cosmology only what exceeds it counts.
+    agrees brings two contexts closer. Far particles form a uniform background, ``(2 + λ² + ε²)^{-3/2}`` each
+    (1 in the place of 2 for the cone, whose codes are not orthogonal); as in cosmology only what exceeds it
+    counts.
 
     Args:
         vocab_size: V.
@@ -51,6 +52,13 @@ class GravityMemory(nn.Module):
         horizon: how many of the last tokens are felt.
         value_scale: λ.
         softening: ε.
+        embedding: the code of one order, see :func:`~phasefield.layers.phase_code`.
+
+    >>> gravity = GravityMemory(4, orders=1)
+    >>> contexts = torch.tensor([[11, 22, 33, 11]])[..., None] * golden_frequencies(1)
+    >>> pull, _ = gravity(contexts, torch.tensor([[0, 1, 2, 3]]), torch.ones(1, 4))
+    >>> int(pull[0, 3].argmax())  # the last context was here before: then token 1 followed
+    1
     """
 
     def __init__(
@@ -62,6 +70,7 @@ class GravityMemory(nn.Module):
         horizon: int = 512,
         value_scale: float = 0.15,
         softening: float = 0.05,
+        embedding: Embedding = "golden",
     ) -> None:
         super().__init__()
         if orders < 1 or horizon < 1 or width < 2 or width % 2:
@@ -70,11 +79,12 @@ class GravityMemory(nn.Module):
                 "least 1, the width even."
             )
         self.vocab_size, self.orders, self.horizon = vocab_size, orders, horizon
-        self.value_scale, self.softening = value_scale, softening
+        self.value_scale, self.softening, self.embedding = value_scale, softening, embedding
         weight = PHI ** -torch.arange(1, orders + 1).float()
         self.register_buffer("weight", (weight / weight.sum()).sqrt(), persistent=False)
         self.register_buffer("frequencies", golden_frequencies(width // 2), persistent=False)
-        self.background = (2 + value_scale**2 + softening**2) ** -1.5
+        apart = 1 if embedding == "cone" else 2  # |q − q'|² in the mean
+        self.background = (apart + value_scale**2 + softening**2) ** -1.5
 
     def init_state(self, batch: int) -> GravityState:
         """No particles."""
@@ -88,8 +98,8 @@ class GravityMemory(nn.Module):
         )
 
     def positions(self, phases: Tensor) -> Tensor:
-        """The unit vectors q ``[…, R · width]`` of context phases ``[…, R]``."""
-        codes = phase_harmonics(phases, self.frequencies) * self.weight.unsqueeze(1)
+        """The unit vectors q ``[…, R · width]`` (cone: ``[…, R · 3]``) of context phases ``[…, R]``."""
+        codes = phase_code(phases, self.frequencies, self.embedding) * self.weight.unsqueeze(1)
         return codes.flatten(-2)
 
     def forward(

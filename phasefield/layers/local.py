@@ -21,6 +21,11 @@ class LocalReadout(nn.Module):
     Args:
         dim: width of h.
         vocab_size: outcomes.
+
+    >>> readout, h, y = LocalReadout(3, 3), torch.eye(3), torch.tensor([2, 0, 1])
+    >>> losses = [float(readout.learn_(h, y, rate=3.0)) for _ in range(50)]
+    >>> round(losses[0], 3), losses[-1] < 0.1, readout(h).argmax(-1).tolist()
+    (1.099, True, [2, 0, 1])
     """
 
     def __init__(self, dim: int, vocab_size: int) -> None:
@@ -65,6 +70,12 @@ class HebbianCrystal(nn.Module):
 
     Source: D. Hebb, 1949; E. Oja, "Simplified neuron model as a principal component analyzer", 1982;
     B. Widrow and M. Hoff, "Adaptive switching circuits", 1960.
+
+    >>> crystal, x = HebbianCrystal(3), torch.eye(3)
+    >>> for _ in range(40):
+    ...     crystal.learn_(x, x.roll(1, 0))
+    >>> torch.allclose(crystal(x) - x, x.roll(1, 0), atol=1e-3)  # W leads from each state to the next
+    True
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""The linear sibling of the Landauer cell: a golden rotation over time."""
+"""The linear sibling of the Landauer cell: a gated golden rotation over time."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from phasefield_kernels import rotation_scan, rotation_scan_step_
+from phasefield_kernels import oscillatory_scan, oscillatory_scan_step_
 
 from .phases import layer_phases
 
@@ -12,11 +12,12 @@ from .phases import layer_phases
 class AperiodicLRU(nn.Module):
     """A residual block around a linear recurrence whose units turn by multiples of the golden angle.
 
-        ``z_t = r ⊙ e^{iθ} z_{t-1} + √(1 − r²) ⊙ B norm(x_t)``        complex ``[state_dim]``, the scan
+        ``g_t = σ(G norm(x_t) + b)``
+        ``z_t = (1 − g_t) ⊙ e^{iθ} z_{t-1} + g_t ⊙ B norm(x_t)``      complex ``[state_dim]``, the scan
         ``y_t = GELU(Re(C z_t) + D ⊙ norm(x_t))``,    ``out_t = x_t + V y_t ⊙ σ(U y_t)``
 
-    with ``θ_j = j · golden angle / phase_scaling^layer``, fixed, and ``r = exp(−exp(ν))`` learnt, which
-    keeps every ``r`` under 1. All that is nonlinear stands outside the time loop. Phases are 64-bit
+    with ``θ_j = j · golden angle / phase_scaling^layer``, fixed. A token decides by ``g_t`` how much of the
+    past it replaces; all that is nonlinear in the state stands outside the time loop. Phases are 64-bit
     integers, so ``module.bfloat16()`` leaves them exact.
 
     Args:
@@ -24,14 +25,13 @@ class AperiodicLRU(nn.Module):
         state_dim: complex units of the state; dim // 2 if None, so that the state holds dim real numbers.
         layer: l, the block's place in a stack, which divides its angles by ``phase_scaling^l``.
         phase_scaling: s; 2.0 as in the aperiodic cell.
-        min_radius, max_radius: r² starts uniform between their squares; by default memories of 10 to 1000
-            tokens.
-        dropout: probability of dropping a channel in training, before the gate and after it; a sequence
-            keeps its mask at all steps, as in the LRU's own code.
+        min_radius, max_radius: the squares of ``1 − σ(b)`` start uniform between theirs; by default memories
+            of 10 to 1000 tokens.
+        dropout: probability of dropping a number in training, before the last gate and after it.
 
-    Source: the scan of A. Orvieto et al., "Resurrecting recurrent neural networks for long sequences",
-    2023 (LRU), with the angles of Landauer LLM; dropout of Y. Gal and Z. Ghahramani, "A theoretically
-    grounded application of dropout in recurrent neural networks", 2016.
+    Source: the block of A. Orvieto et al., "Resurrecting recurrent neural networks for long sequences",
+    2023 (LRU), with the angles of Landauer LLM and the update gate of L. Feng et al., "Were RNNs all we
+    needed?", 2024 (minGRU).
     """
 
     def __init__(
@@ -62,8 +62,10 @@ class AperiodicLRU(nn.Module):
         self.phase_scaling = phase_scaling
         self.norm = nn.RMSNorm(dim)
         self.input = nn.Linear(dim, 2 * state_dim, bias=False)
+        self.update = nn.Linear(dim, state_dim)
         squares = torch.rand(state_dim) * (max_radius**2 - min_radius**2) + min_radius**2
-        self.log_rate = nn.Parameter(torch.log(-0.5 * torch.log(squares)))
+        with torch.no_grad():
+            self.update.bias.copy_(-torch.logit(squares.sqrt()))
         self.output = nn.Linear(2 * state_dim, dim, bias=False)
         self.skip = nn.Parameter(torch.randn(dim))
         self.gate = nn.Linear(dim, 2 * dim)
@@ -81,39 +83,28 @@ class AperiodicLRU(nn.Module):
             ``(out, state)``: out like x, and the state after the last step.
         """
         normed = self.norm(x)
-        weight, log_decay = self._recurrence()
-        z, state = rotation_scan(
-            F.linear(normed, weight).unflatten(-1, (-1, 2)), self.phases, log_decay, state
-        )
+        inputs = self.input(normed).unflatten(-1, (-1, 2))
+        z, state = oscillatory_scan(inputs, self.update(normed), self.phases, None, state)
         return self._mix(x, normed, z), state
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step for decoding, x ``[B, dim]``, under ``no_grad``: overwrites ``state`` and returns it."""
         normed = self.norm(x)
-        weight, log_decay = self._recurrence()
-        inputs = F.linear(normed, weight).unflatten(-1, (-1, 2))
-        return self._mix(x, normed, rotation_scan_step_(inputs, self.phases, log_decay, state)), state
+        inputs = self.input(normed).unflatten(-1, (-1, 2))
+        z = oscillatory_scan_step_(inputs, self.update(normed), self.phases, None, state)
+        return self._mix(x, normed, z), state
 
     def init_state(self, batch: int) -> Tensor:
         """The zero state ``[batch, state_dim, 2]``, float32 (float64 for a float64 module)."""
-        dtype = torch.float64 if self.log_rate.dtype == torch.float64 else torch.float32
-        return torch.zeros(batch, self.state_dim, 2, dtype=dtype, device=self.log_rate.device)
-
-    def _recurrence(self) -> tuple[Tensor, Tensor]:
-        # √(1 − r²) is put on the weight's rows, which are fewer than the inputs.
-        log_decay = -torch.exp(self.log_rate.double())
-        scale = torch.sqrt(-torch.expm1(2 * log_decay)).to(self.input.weight.dtype)
-        weight = self.input.weight * scale.repeat_interleave(2).unsqueeze(1)
-        return weight, log_decay.to(self.log_rate.dtype)
+        dtype = torch.float64 if self.skip.dtype == torch.float64 else torch.float32
+        return torch.zeros(batch, self.state_dim, 2, dtype=dtype, device=self.skip.device)
 
     def _mix(self, x: Tensor, normed: Tensor, z: Tensor) -> Tensor:
         y = self._drop(F.gelu(self.output(z.flatten(-2)) + self.skip * normed))
         return x + self._drop(F.glu(self.gate(y)))
 
     def _drop(self, y: Tensor) -> Tensor:
-        if not self.training or self.dropout == 0:
-            return y
-        return y * F.dropout(y.new_ones(y.shape[0], 1, self.dim), self.dropout)
+        return F.dropout(y, self.dropout, self.training)
 
     def extra_repr(self) -> str:
         return (

@@ -33,6 +33,13 @@ class BornMixture(nn.Module):
     Args:
         predictors: C.
         gates: the number of values of each shared gate.
+
+    >>> mixture, none = BornMixture(2, gates=(1,)), torch.zeros(4, 2, dtype=torch.int64)
+    >>> right, gate = torch.tensor([[0.9, 0.1]]).expand(4, 2), none[:, :1]
+    >>> before = mixture.learn_(right, none, gate, rate=0.5)
+    >>> after = mixture.learn_(right, none, gate, rate=0.5)
+    >>> bool((after > before).all()), bool(mixture(none, gate)[0, 0] > 0.5)  # who was right is heard
+    (True, True)
     """
 
     def __init__(self, predictors: int, gates: tuple[int, ...]) -> None:

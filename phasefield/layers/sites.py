@@ -26,6 +26,11 @@ class SiteTable(nn.Module):
         width: amplitudes a site.
         dtype: of the amplitudes: float32, bfloat16 or float16. In 16 bits sums are rounded stochastically:
             up or down with the probability that makes the mean right.
+
+    >>> table = SiteTable(16, 1)
+    >>> table.add_(table.claim(torch.tensor([7, 8])), torch.tensor([[1.0], [2.0]]))
+    >>> table.read(table.find(torch.tensor([8, 9, 7]))).flatten().tolist()
+    [2.0, 0.0, 1.0]
     """
 
     def __init__(self, sites: int, width: int, dtype: torch.dtype = torch.float32) -> None:

@@ -9,6 +9,8 @@ A model is built from a frozen config dataclass whose first field is ``vocab_siz
 - a causal model: ``logits, state = model(tokens, state)``, for decoding ``logits, state = model.step(token,
   state)``, and ``model.init_state(batch)``;
 - another one: ``model.complete(prompt, length, …)``, see :class:`Completes`;
+- one that learns by local rules, without parameters: ``model.learn_(tokens, targets, state, rate=…)`` →
+  :class:`ModelLoss`, ``model.forget_(tokens, targets)`` and ``model.adaptable()``, see :class:`Field`;
 - where it is not six times its parameters: ``model.training_flops_per_token(seq_len)``.
 
 Adam's weight decay spares parameters of fewer than two dimensions and those marked ``_no_weight_decay``.
@@ -123,7 +125,7 @@ MODELS: dict[str, ModelEntry] = {
         training={
             "batch_size": 8,
             "seq_len": 256,
-            "lr": 1e-3,
+            "lr": 3e-3,
             "beta2": 0.95,
             "weight_decay": 0.01,
             "warmup_steps": 100,

@@ -33,11 +33,18 @@ from ..models.phase_field.registry import is_loaded
 from .durable import sha256, sync_file, sync_folder
 
 MANIFEST = "manifest.json"
+MODEL_TYPE = "phasefield"
+"""Of ``config.json``, by which transformers knows whose it is; ``model`` says which model."""
 
 
 def write_model(folder: Path, name: str, model: nn.Module, tokenizer: Tokenizer) -> None:
     """Write what inference needs: config, weights, tokenizer."""
-    config = {"model_type": name, "phasefield_version": __version__, **asdict(model.config)}
+    config = {
+        "model_type": MODEL_TYPE,
+        "phasefield_version": __version__,
+        "model": name,
+        "model_config": asdict(model.config),
+    }
     write_json(folder / "config.json", config)
     with _full_disk_is_an_os_error("model.safetensors"):
         save_model(model, str(folder / "model.safetensors"), {"format": "pt"})  # tied weights once
@@ -53,11 +60,15 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Mod
     """
     verify(folder)
     saved = read_json(folder / "config.json")
-    check_code(folder, saved)
-    name, version = saved.pop("model_type", None), saved.pop("phasefield_version", "unknown")
+    version = saved.get("phasefield_version", "unknown")
+    name, config = saved.get("model"), saved.get("model_config")
+    if config is None:  # as written before transformers could read it
+        name = saved.pop("model_type", None)
+        config = {field: value for field, value in saved.items() if field != "phasefield_version"}
+    check_code(folder, config)
     try:
         entry = MODELS[name]
-        model = entry.model_class(entry.config_class(**saved))
+        model = entry.model_class(entry.config_class(**config))
         load_weights(model, folder / "model.safetensors")
         tokenizer = load_tokenizer(folder)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -68,7 +79,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Mod
     return model.to(device).eval(), tokenizer
 
 
-def check_code(checkpoint: Path, config: dict[str, Any]) -> None:
+def check_code(checkpoint: Path | str, config: dict[str, Any]) -> None:
     """Refuse a checkpoint's config that would run Python code which the user has not named.
 
     A phase-field config names files with parts of the user's own. They may run if they are loaded already, or

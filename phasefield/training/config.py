@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import arg
 
 from ..errors import UsageError
 
@@ -20,10 +22,13 @@ class TrainConfig:
     data_path: str | None = None
     """a UTF-8 text file to train on, instead of a dataset"""
     dataset: str = "shakespeare"
-    """shakespeare (needs no internet), tiny_shakespeare, wikitext2, wikitext103 or tinystories"""
+    """shakespeare (needs no internet), tiny_shakespeare, wikitext2, wikitext103, tinystories, random (letters
+    drawn evenly, to try an architecture out) or a file, as --data-path"""
+    max_train_samples: int | None = None
+    """train on the first so many windows of --seq-len tokens only"""
     batch_size: int = 32
     """sequences a step and process"""
-    seq_len: int = 64
+    seq_len: Annotated[int, arg(aliases=("--max-length",))] = 64
     """tokens a sequence"""
     tokenizer: str = "char"
     """char (the text's own characters), morphological (prefixes, roots and suffixes, learned from the text),
@@ -41,13 +46,15 @@ class TrainConfig:
     """largest global norm of the gradient; 0 = off"""
     steps: int = 2000
     """optimizer steps in all, those before --resume included"""
+    epochs: float | None = None
+    """in place of --steps: as many as read so many times the tokens that the training text has"""
     save_every: int = 500
     """steps between checkpoints"""
     eval_every: int = 500
     """steps between passes over the whole validation split; 0 = off"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, xpu …; auto takes a GPU if there is one"""
-    save_dir: str = "saved_models"
+    save_dir: Annotated[str, arg(aliases=("--checkpoint-dir",))] = "saved_models"
     """folder of the run: checkpoints, logs and the picture of the loss"""
     seed: int = 0
     """of the initial weights and the order of the data"""
@@ -75,6 +82,10 @@ class TrainConfig:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("eval_every", "warmup_steps", "seed"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
+        if self.max_train_samples is not None:
+            self._require("max_train_samples", self.max_train_samples >= 1, "at least 1")
+        if self.epochs is not None:
+            self._require("epochs", 0 < self.epochs < math.inf, "above 0 and finite")
         self._require("seed", self.seed < 2**63, "below 2^63")
         self._require("save_dir", self.save_dir != "", "a folder")
         self._require("lr", 0 < self.lr < math.inf, "above 0 and finite")

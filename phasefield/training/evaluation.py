@@ -77,8 +77,12 @@ def evaluate(
     *,
     characters: int | None = None,
     measure: Measure = "cross-entropy",
+    stateful: bool = False,
 ) -> Evaluation:
     """Predict every token of ``ids`` but the first once, in windows that each start from a zero state.
+
+    Or, if ``stateful``, as one stream that carries its state from window to window: in the memory of a
+    window, however long the text, and with the content that one pass over the whole of it has.
 
     No randomness, float32, evaluation mode (the model's mode is restored). The terms of a batch count by its
     tokens.
@@ -91,14 +95,23 @@ def evaluate(
         accelerator: shares the batches among its processes; one process reads all of them if None.
         characters: that the predicted tokens stand for; one each if None.
         measure: what the model's content is (``ModelEntry.measure``).
+        stateful: carry the state; windows come one at a time then, and no accelerator shares them.
+
+    Raises:
+        ValueError: the state of a model without one is to be carried.
     """
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     was_training = model.training
     model.eval()
     names: list[str] = []
-    sums = None
-    for inputs, targets in islice(evaluation_batches(ids, batch_size, seq_len), rank, None, processes):
-        loss = model.loss(inputs, targets)
+    sums = state = None
+    batches = evaluation_batches(ids, 1 if stateful else batch_size, seq_len)
+    for inputs, targets in islice(batches, rank, None, processes):
+        loss = model.loss(inputs, targets, state)
+        if stateful:
+            state = loss.state
+            if state is None:
+                raise ValueError("the model has no state to carry from window to window.")
         names = list(loss.terms)
         values = torch.stack([loss.total, *loss.terms.values(), torch.ones_like(loss.total)]).double()
         values *= targets.numel()
@@ -129,11 +142,12 @@ def predicted_text(corpus: Corpus, tokenizer: Tokenizer, ids: Tensor) -> str:
     return corpus.validation[len(tokenizer.decode(ids[:1])) :]
 
 
-def describe_split(tokens: int, seq_len: int, measure: Measure) -> str:
+def describe_split(tokens: int, seq_len: int, measure: Measure, stateful: bool = False) -> str:
     """What an evaluation covers and measures, in words."""
     what = {
         "cross-entropy": "",
         "masked cross-entropy": "; content is the cross-entropy of masked tokens only",
         "bound": "; content is an upper bound of the cross-entropy",
     }[measure]
-    return f"full validation split, {tokens:,} tokens, windows of {seq_len}, state reset{what}"
+    state = "carried" if stateful else "reset"
+    return f"full validation split, {tokens:,} tokens, windows of {seq_len}, state {state}{what}"

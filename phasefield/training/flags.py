@@ -11,6 +11,7 @@ from .config import TrainConfig
 
 _MAY_CHANGE = {
     "steps",
+    "epochs",  # counted in steps before a run begins
     "save_every",
     "eval_every",
     "device",

@@ -29,6 +29,7 @@ from .loop import Outcome
 from .progress import ProgressReport
 from .run_folder import RunFolder
 from .session import check_same_start, checkpoint_to_resume, fingerprint
+from .text import training_tokens
 
 FINAL_RATE = 0.02
 """The mixture's rate falls linearly to this part of ``--lr`` over the run."""
@@ -50,6 +51,10 @@ class Passes:
 
     Raises:
         ValueError: the text is shorter than one batch.
+
+    >>> passes = Passes(torch.arange(41), batch_size=2, seq_len=4)
+    >>> [int(passes.batch(step)[0][0, 0]) for step in range(passes.batches)]
+    [0, 24, 8, 32, 16]
     """
 
     def __init__(self, ids: Tensor, batch_size: int, seq_len: int, seed: int = 0) -> None:
@@ -230,7 +235,8 @@ def _open(flags: RunFlags, console: Console) -> _Run:
         model, tokenizer = load_model(checkpoint, device)
     with reported(ValueError):
         schedule = PerturbationSchedule.parse(flags.model_flags["perturbation_schedule"])
-        batches = Passes(tokenizer.encode(corpus.train).to(device), run.batch_size, run.seq_len, run.seed)
+        flags, ids = training_tokens(flags, corpus, tokenizer, run.batch_size * run.seq_len)
+        batches = Passes(ids.to(device), run.batch_size, run.seq_len, run.seed)
         validation = validation_ids(corpus, tokenizer).to(device)
     characters = len(predicted_text(corpus, tokenizer, validation))
     session = _Run(flags, model, tokenizer, batches, validation, characters, folder, started_on, schedule)

@@ -53,7 +53,7 @@ def train(flags: RunFlags, console: Console | None = None) -> Outcome:
     """
     console = console or Console()
     session = open_session(flags, console)
-    run, state, accelerator = flags.run, session.state, session.accelerator
+    run, state, accelerator = session.flags.run, session.state, session.accelerator
     parameters = list(session.model.parameters())
     optimizer, accumulation = session.optimizer, run.gradient_accumulation
     tokens_per_step = run.batch_size * run.seq_len * accumulation * accelerator.num_processes

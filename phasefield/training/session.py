@@ -25,6 +25,7 @@ from .flags import RunFlags, known_model
 from .optimizer import make_optimizer
 from .run_folder import RunFolder
 from .state import RunState, local_tensors, read_state, write_state
+from .text import training_tokens
 
 
 class _Loss(nn.Module):
@@ -155,8 +156,14 @@ def open_session(flags: RunFlags, console: Console) -> Session:
         check_same_start(checkpoint, started_on)
         model, tokenizer = load_model(checkpoint)
     with reported(ValueError):
-        batches = _training_batches(run, tokenizer.encode(corpus.train), accelerator)
+        tokens_per_step = run.batch_size * run.seq_len * run.gradient_accumulation * accelerator.num_processes
+        counted, ids = training_tokens(flags, corpus, tokenizer, tokens_per_step)
+        batches = _training_batches(run, ids, accelerator)
         validation = validation_ids(corpus, tokenizer).to(accelerator.device)
+    if counted != flags:
+        flags, run = counted, counted.run
+        if checkpoint is not None:
+            flags.check_continues(RunFlags.saved_in(checkpoint))
     carried_form = _carried_form(flags.model, model) if run.stateful else None
     backend = pick_backend(accelerator.device)
     if accelerator.is_main_process:
@@ -176,7 +183,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
         console.print(
             f"{flags.model}: {parameters:,} parameters, {run.precision}, on "
             f"{describe_device(accelerator.device)}, {backend} backend, seed {run.seed}\n"
-            f"{corpus.name}: {len(corpus.train):,} training characters, {tokenizer.vocab_size} symbols\n"
+            f"{corpus.name}: {len(ids):,} training tokens, {tokenizer.vocab_size} symbols\n"
             f"[val]: {describe_split(len(validation) - 1, run.seq_len, entry.measure)}",
             highlight=False,
             markup=False,

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 def _pytest(*arguments, **environment):
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
-    clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    ours = ("TRITON_INTERPRET", "PYTEST_")  # what this process was told: its interpreter, its part of a run
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return subprocess.run(
         command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=False
     )

@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from phasefield.training import RunFlags, TrainConfig, train
+from phasefield.training.hebbian import train_hebbian
 
 TEXT = "".join(f"{number} bottles stood on the wall, {number % 7} fell.\n" for number in range(120))
 
@@ -44,3 +45,30 @@ def workplace(trained, tmp_path, monkeypatch):
     """The current folder: ``text.txt`` and a copy of the trained run in ``run``."""
     monkeypatch.chdir(shutil.copytree(trained, tmp_path / "workplace"))
     return tmp_path / "workplace"
+
+
+@pytest.fixture(scope="session")
+def trained_field(tmp_path_factory):
+    """A folder with the run of a small field model in ``field``, and its text."""
+    folder = tmp_path_factory.mktemp("trained-field")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    config = TrainConfig(
+        data_path=str(folder / "text.txt"),
+        save_dir=str(folder / "field"),
+        batch_size=4,
+        seq_len=32,
+        lr=0.05,
+        steps=20,
+        eval_every=0,
+        device="cpu",
+    )
+    small = {"contexts": "0 1 2 3 w w1", "sites": 4096, "horizon": 16}
+    train_hebbian(RunFlags("field", config, small), Console(file=io.StringIO()))
+    return folder
+
+
+@pytest.fixture
+def field_workplace(trained_field, tmp_path, monkeypatch):
+    """The current folder: ``text.txt`` and a copy of the trained field in ``field``."""
+    monkeypatch.chdir(shutil.copytree(trained_field, tmp_path / "field-workplace"))
+    return tmp_path / "field-workplace"

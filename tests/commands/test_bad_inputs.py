@@ -10,6 +10,7 @@ from phasefield.cli import dispatch
 
 TRAIN = "train --data-path text.txt --save-dir new --device cpu --steps 3 --log-with none"
 TOY = TRAIN.replace("train", "train toy_recurrent")
+PHASE_FIELD = TRAIN.replace("train", "train phase_field")
 GENERATE = "generate --checkpoint run"
 EVALUATE = "evaluate --checkpoint run"
 CHAT = "chat --checkpoint run"
@@ -89,6 +90,17 @@ BAD_INPUTS = {
         1,
         "'shakspere'; known are shakespeare",
     ),
+    "no epochs": (f"{TRAIN} --epochs 0", 2, "--epochs is 0.0; it must be above 0 and finite"),
+    "no training samples": (
+        f"{TRAIN} --max-train-samples 0",
+        2,
+        "--max-train-samples is 0; it must be at least 1",
+    ),
+    "a config that is not there": (f"{PHASE_FIELD} --config no.yaml", 1, "--config: no.yaml cannot be read"),
+    "a text as config": (f"{PHASE_FIELD} --config text.txt", 2, "--config: text.txt ends in '.txt'"),
+    "a config of unknown fields": (f"{PHASE_FIELD} --config my.json", 2, "my.json holds the unknown depth"),
+    "a config of the tokenizer's": (f"{PHASE_FIELD} --config v.json", 2, "names vocab_size, which the token"),
+    "a config of a model without": (f"{TRAIN} --config my.json", 2, "--config"),
     "no folder": (f"{TRAIN} --save-dir=", 2, "--save-dir is ''; it must be a folder"),
     "a folder that cannot be made": (f"{TRAIN} --save-dir text.txt/run", 1, "--save-dir text.txt/run"),
     "a folder with a run in it": (f"{TRAIN} --save-dir run", 1, "run already holds a run, at step-000200"),
@@ -120,6 +132,24 @@ BAD_INPUTS = {
     "a negative top-k": (f"{GENERATE} --top-k -1", 2, "--top-k is -1"),
     "a top-p of 0": (f"{GENERATE} --top-p 0", 2, "--top-p is 0.0"),
     "a top-p above 1": (f"{GENERATE} --top-p 1.5", 2, "--top-p is 1.5"),
+    "a prompt twice": ([*GENERATE.split(), "7", "--prompt", "8"], 2, "--prompt is '8', and '7' is given too"),
+    "no samples": (f"{GENERATE} --num-samples 0", 2, "--num-samples is 0; it must be at least 1"),
+    "a field's flag for another model": (
+        f"{GENERATE} --perturbation levy",
+        2,
+        "--perturbation is of the field",
+    ),
+    "an unknown perturbation": (f"{GENERATE} --perturbation cauchy", 2, "'cauchy' for argument"),
+    "a collapse beyond coherence": (
+        f"{GENERATE} --collapse absolute --collapse-at 2",
+        2,
+        "--collapse-at is 2.0",
+    ),
+    "what was not learnt to save": (
+        f"{GENERATE} --save-dir new",
+        2,
+        "without --learn there is nothing to save",
+    ),
     "drafts of a model without them": (f"{GENERATE} --show-thinking", 2, "has no drafts to show"),
     "a chat with nothing": ("chat --checkpoint nothing", 1, "--checkpoint nothing does not exist"),
     "a chat with a damaged checkpoint": ("chat --checkpoint damaged", 1, "model.safetensors"),
@@ -158,6 +188,8 @@ def places(workplace):
     (workplace / "latin1.txt").write_bytes("la première page ".encode("latin-1") * 50)
     (workplace / "short.txt").write_text("Too short a text.")
     (workplace / "empty.txt").touch()
+    (workplace / "my.json").write_text('{"depth": 3}')
+    (workplace / "v.json").write_text('{"vocab_size": 3}')
     (workplace / "other.txt").write_text("ABCDEFGHIJ" * 50)
     (workplace / "foreign").mkdir()
     (workplace / "foreign" / "config.json").write_text(json.dumps({"model_type": "llama"}))

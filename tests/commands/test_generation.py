@@ -49,6 +49,16 @@ def test_the_prompt_goes_through_in_one_pass_and_then_one_step_a_token(model, mo
     assert steps == [(1,)] * 9
 
 
+def test_a_long_prompt_is_read_in_pieces_and_counts_as_a_whole(model, monkeypatch):
+    prompt = torch.randint(5, (1, 50), generator=torch.Generator().manual_seed(2))
+    expected = drawn(model, prompt, 10, temperature=0)
+    monkeypatch.setattr("phasefield.generation._PASS", 16)
+    passes, forward = [], Landauer.forward
+    monkeypatch.setattr(Landauer, "forward", lambda *a: passes.append(a[1].shape[1]) or forward(*a))
+    assert torch.equal(drawn(model, prompt, 10, temperature=0), expected)
+    assert passes == [16, 16, 16, 2]
+
+
 def test_tokens_come_one_by_one_without_leaving_inference_mode_on(model):
     stream = stream_tokens(model, torch.zeros(1, 2, dtype=torch.long), 5)
     next(stream)

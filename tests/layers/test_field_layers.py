@@ -20,6 +20,8 @@ from phasefield.layers import (
     hebbian_amplification,
     levy_stable,
     perturb,
+    phase_code,
+    phase_harmonics,
     window_coherence,
 )
 from phasefield.layers.golden import PHI
@@ -42,6 +44,28 @@ def test_the_golden_code_has_full_rank_where_the_origins_cone_has_three():
     assert torch.linalg.matrix_rank(GoldenEmbedding(97, 48).table) == 48
     assert torch.linalg.matrix_rank(GoldenEmbedding(97, 48, "log_phase").table) == 48
     assert torch.linalg.matrix_rank(GoldenEmbedding(97, 3, "cone").table) == 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "rank", "mean"), [("golden", 16, 0), ("log_phase", 16, 0), ("cone", 3, 0.5)]
+)
+def test_codes_of_phases_are_unit_vectors_of_known_rank_and_mean_product(mode, rank, mean):
+    phases = torch.randint(-(2**63), 2**63 - 1, (2, 4000), generator=generator())
+    first, second = phase_code(phases, golden_frequencies(8), mode)
+    torch.testing.assert_close(first.norm(dim=-1), torch.ones(4000))
+    assert torch.linalg.matrix_rank(first) == rank
+    # Products have a standard deviation of 1/√2K at most 1/2: four of them over √4000.
+    assert (first * second).sum(-1).mean() == pytest.approx(mean, abs=4 * 0.5 / 4000**0.5)
+
+
+def test_the_log_phase_code_keeps_the_order_and_spreads_what_is_small():
+    phases = torch.randint(-(2**63), 2**63 - 1, (500,), generator=generator())
+    plain = phase_harmonics(phases, golden_frequencies(1))[:, 0]
+    logarithm = phase_code(phases, golden_frequencies(1), "log_phase")[:, 0]
+    order = plain.argsort()
+    assert (logarithm[order].diff() > 0).all()
+    small = plain.abs() < 0.1
+    assert (logarithm[small].abs() > 2 * plain[small].abs()).all()
 
 
 def test_radii_follow_measured_frequencies():

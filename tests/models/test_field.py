@@ -37,6 +37,8 @@ FORMS = [
     {"fast_weights": False},
     {"surprise_mass": False, "coherence_gate": False},
     {"state_dtype": "bf16"},
+    {"embedding": "log_phase"},
+    {"embedding": "cone", "fast_rule": "delta"},
 ]
 
 
@@ -83,14 +85,65 @@ def test_a_perturbed_field_looks_no_more_ahead(kind):
     model, tokens = learnt_model(perturbation_scale=0.2), text(1, 48, 7)
     changed = tokens.clone()
     changed[:, 20:] = (tokens[:, 20:] + 1) % VOCAB
-    readings = [model._read(x, None, kind, generator(1))[1] for x in (tokens, changed)]
-    still = model._read(tokens, None)[1]
+    readings = [model.read(x, None, kind, generator(1))[0] for x in (tokens, changed)]
+    still = model.read(tokens)[0]
     for first, second in zip(*(reading.pulls for reading in readings), strict=True):
         torch.testing.assert_close(first[:, :20], second[:, :20], atol=1e-4, rtol=1e-4)
     for name in ("confidence", "gates"):
         first, second = (getattr(reading, name)[:, :20] for reading in readings)
         assert torch.equal(first, second)
     assert torch.equal(readings[0].pulls[0], still.pulls[0]) == (kind == "none")
+
+
+@pytest.mark.parametrize("kind", ["levy", "beta"])
+def test_forward_perturbs_where_it_is_told_to_and_by_its_generator(kind):
+    model, tokens = learnt_model(perturbation_scale=0.2), text(1, 40, 7)
+    still, (first, again, other) = (
+        model(tokens)[0],
+        (model(tokens, perturbation=kind, generator=generator(seed))[0] for seed in (1, 1, 2)),
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, still)
+    torch.testing.assert_close(first.logsumexp(-1), torch.zeros(1, 40), atol=1e-5, rtol=0)
+
+
+def test_a_coherent_field_collapses_to_the_predictor_of_the_largest_weight():
+    model, tokens = learnt_model(fast_weights=False), text(2, 48, 7)
+    reading, _ = model.read(tokens)
+    threshold = float(reading.coherence.median())
+    collapsed, _ = model(tokens, collapse=threshold)
+    mixed, _ = model(tokens)
+    coherent = reading.coherence >= threshold
+    assert 0.3 < coherent.float().mean() < 0.8
+    assert torch.equal(collapsed[~coherent], mixed[~coherent])
+    every = torch.arange(VOCAB).expand(2, 48, VOCAB)
+    p, _ = model.crystal.read(reading.phases, every)
+    pull = reading.pulls[0] + 0.02 / VOCAB
+    p = torch.cat([p, (pull / pull.sum(-1, keepdim=True)).unsqueeze(-1)], dim=-1)
+    chosen = model.mixture(reading.confidence, reading.gates).argmax(-1)
+    pure = p.gather(-1, chosen[..., None, None].expand(-1, -1, VOCAB, 1)).squeeze(-1).log()
+    torch.testing.assert_close(collapsed[coherent], pure[coherent], atol=1e-5, rtol=1e-5)
+    changed = tokens.clone()
+    changed[:, 20:] = (tokens[:, 20:] + 1) % VOCAB
+    torch.testing.assert_close(
+        model(changed, collapse=threshold)[0][:, :20], collapsed[:, :20], atol=1e-5, rtol=0
+    )
+
+
+def test_the_quantile_of_coherence_is_that_of_the_text_learnt_from():
+    model, tokens = Field(FieldConfig(VOCAB, sites=1024)), text(4, 61)
+    with pytest.raises(ValueError, match="learnt nothing"):
+        model.coherence_quantile(0.5)
+    model.learn_(tokens[:, :-1], tokens[:, 1:], rate=0.05)
+    coherence = model.read(tokens[:, :-1])[0].coherence.flatten()
+    for share in (0.1, 0.5, 0.91, 1.0):
+        threshold = model.coherence_quantile(share)
+        assert (coherence < threshold).float().mean() >= share
+        assert (coherence < threshold - 0.001).float().mean() < share
+    for share in (0.0, 1.1):
+        with pytest.raises(ValueError, match="share is"):
+            model.coherence_quantile(share)
 
 
 def test_evaluation_is_unperturbed():

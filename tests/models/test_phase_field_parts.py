@@ -95,8 +95,13 @@ def test_states_start_as_long_as_they_say(kind):
 def test_a_block_is_its_formula():
     block = moved(Block(DIM, 5, OscillatoryRecurrence(DIM, 5), gain=1.0, dropout=0.0))
     x = draw()
-    u = rms(block.norm, c(x))
+    normed = r(rms(block.norm, c(x))).flatten(-2)
+    taps = block.conv.weight[:, 0]  # the last is the present's
+    u = sum(F.pad(normed, (0, 0, k, 0))[:, :LENGTH] * taps[:, 3 - k] for k in range(4)) + block.conv.bias
+    u = c(u.unflatten(-1, (-1, 2)))
     v, gate = linear(block.input, u).chunk(2, -1)
+    v = rms(block.value_norm, v)
+    v = v * (v.abs() + block.value_norm.threshold).relu() / v.abs()
     h, _ = block.recurrence(r(v), r(u), None)
     read = rms(block.state_norm, c(h)) + block.skip.squeeze(-1) * v
     read = read * gate / (1 + gate.abs().square()).sqrt()

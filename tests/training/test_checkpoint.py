@@ -40,8 +40,9 @@ def test_a_checkpoint_holds_json_and_safetensors_only(checkpoint):
     assert names >= set(FILES)
     assert {path.suffix for path in checkpoint.iterdir()} == {".json", ".safetensors"}
     config = json.loads((checkpoint / "config.json").read_text())
-    assert config["model_type"] == "landauer"
-    assert config["hidden_dim"] == 6
+    assert config["model_type"] == "phasefield"
+    assert config["model"] == "landauer"
+    assert config["model_config"]["hidden_dim"] == 6
     assert config["phasefield_version"]
 
 
@@ -61,7 +62,7 @@ def test_code_that_a_checkpoint_names_runs_only_if_the_user_names_it_too(
     code = tmp_path / "parts.py"
     code.write_text("from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n")
     config = json.loads((checkpoint / name).read_text())
-    (config if name == "config.json" else config["model_flags"])["plugins"] = str(code)
+    config["model_config" if name == "config.json" else "model_flags"]["plugins"] = str(code)
     (checkpoint / name).write_text(json.dumps(config))
     (checkpoint / "manifest.json").unlink()
     seal(checkpoint)
@@ -105,11 +106,20 @@ def test_weights_of_another_shape_are_refused_by_name(checkpoint):
 
 def test_a_config_of_another_version_is_refused_with_both_versions(checkpoint):
     config = json.loads((checkpoint / "config.json").read_text())
-    config |= {"phasefield_version": "9.1", "wings": 2}
+    config["phasefield_version"] = "9.1"
+    config["model_config"]["wings"] = 2
     (checkpoint / "config.json").write_text(json.dumps(config))
     seal_again(checkpoint)
     with pytest.raises(UserError, match=r"written by phasefield 9\.1.*wings"):
         load_model(checkpoint)
+
+
+def test_a_config_from_before_transformers_could_read_it_still_loads(checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    before = {"model_type": "landauer", "phasefield_version": "0.0", **config["model_config"]}
+    (checkpoint / "config.json").write_text(json.dumps(before))
+    seal_again(checkpoint)
+    assert load_model(checkpoint)[0].config.hidden_dim == 6
 
 
 def seal_again(checkpoint):

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,23 @@ def test_it_is_the_same_every_time_and_draws_no_random_numbers(model, ids):
     before = torch.get_rng_state()
     assert evaluate(model, ids, 4, 7) == evaluate(model, ids, 4, 7)
     assert torch.get_rng_state().equal(before)
+
+
+def test_a_stream_has_the_content_of_one_pass_over_the_whole_text(model, ids):
+    with torch.no_grad():
+        logits, _ = model(ids[None, :-1])
+    expected = F.cross_entropy(logits[0], ids[1:]).item()
+    result = evaluate(model, ids, 4, 7, stateful=True)
+    assert result.tokens == 100
+    assert result.terms["content"] == pytest.approx(expected, rel=1e-6)
+    assert evaluate(model, ids, 4, 7).terms["content"] != pytest.approx(expected, rel=1e-4)
+
+
+def test_a_stream_needs_a_state(model, ids):
+    loss = model.loss
+    model.loss = lambda *arguments: replace(loss(*arguments), state=None)
+    with pytest.raises(ValueError, match="the model has no state to carry"):
+        evaluate(model, ids, 4, 7, stateful=True)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from phasefield.data import ContiguousStreams, RandomWindows
 from phasefield.errors import UsageError, UserError
 from phasefield.train import parse
+from phasefield.training import RunFlags
 from phasefield.training.run_folder import RunFolder
 
 VARIANTS = {
@@ -174,3 +175,34 @@ def test_sigterm_saves_too(flags, quietly, interrupted_in_step):
     assert (outcome.step, outcome.signal) == (4, signal.SIGTERM)
     assert "SIGTERM: stopped after step 4" in quietly.text()
     assert RunFolder(flags().run.save_dir).latest().name == "step-000004"
+
+
+EVERY_PHASE_STATE = {
+    "dim": 8,
+    "num_layers": 2,
+    "banks": "context,language,morphology,orthography",
+    "memories": {
+        "slots": {"type": "slots", "slots": 9},
+        "matrix": {"type": "matrix", "heads": 2},
+        "episodic": {"type": "episodic", "heads": 2, "window": 5},
+    },
+}
+
+
+def test_streams_resume_bit_for_bit_with_every_part_of_a_phase_field_that_has_a_state(
+    flags, quietly, tmp_path
+):
+    def trained(name, *steps):
+        for number, end in enumerate(steps):
+            run = flags(
+                steps=end, stateful=True, save_dir=str(tmp_path / name), resume=number > 0, average_decay=0.0
+            ).run
+            quietly(RunFlags("phase_field", run, EVERY_PHASE_STATE))
+        return load_file(RunFolder(tmp_path / name).latest() / "trainer.safetensors")
+
+    whole, resumed = trained("whole", 6), trained("pieces", 3, 6)
+    carried = [name for name in whole if name.startswith("carried.")]
+    # A window's keys and values, two blocks' convolutions and recurrences, the matrix, four banks.
+    assert len(carried) == 2 + 2 * 2 + 1 + 4
+    assert whole.keys() == resumed.keys()
+    assert all(whole[name].equal(resumed[name]) for name in whole if name != "losses")

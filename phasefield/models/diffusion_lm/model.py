@@ -104,7 +104,6 @@ class DiffusionLM(Drafting):
             config.hidden_dim,
             config.num_layers,
             config.num_heads,
-            config.block_size,
             config.dropout,
         )
 

@@ -73,9 +73,10 @@ class ThinkingCore(nn.Module):
 
         ``z_k = F(W_e e + b + W_h h_k)``,    ``h_{k+1} = W_r z_k + b_r``,    ``λ_k = σ(w z_k + b_λ)``
 
-    with ``e`` the sum of token and position embeddings, F the ``num_layers − 1`` post-norm transformer
-    blocks, ``W_o z_k`` the logits of pass k and λ_k the probability that it is the last, given that it came.
-    ``W_e e + b`` is the same in all passes and computed once.
+    with ``e`` the token embeddings (if causal, plus position embeddings; otherwise attention knows the
+    positions), F the ``num_layers − 1`` post-norm transformer blocks, ``W_o z_k`` the logits of pass k and
+    λ_k the probability that it is the last, given that it came. ``W_e e + b`` is the same in all passes and
+    computed once.
 
     Args:
         config: see :class:`IterativeThinkingConfig`.
@@ -91,9 +92,10 @@ class ThinkingCore(nn.Module):
         self.config = config
         dim = config.hidden_dim
         self.token_embedding = nn.Embedding(num_tokens, dim)
-        self.position_embedding = nn.Embedding(config.block_size, dim)
-        for table in (self.token_embedding, self.position_embedding):
-            nn.init.normal_(table.weight, 0, math.sqrt(0.5))  # so that their sum has unit scale
+        self.position_embedding = nn.Embedding(config.block_size, dim) if causal else None
+        if causal:
+            for table in (self.token_embedding, self.position_embedding):
+                nn.init.normal_(table.weight, 0, math.sqrt(0.5))  # so that their sum has unit scale
         self.input = nn.Linear(dim, dim)
         self.carried = nn.Linear(dim, dim, bias=False)
         self.blocks = nn.ModuleList(
@@ -109,8 +111,10 @@ class ThinkingCore(nn.Module):
 
     def project(self, tokens: Tensor, position: int = 0) -> Tensor:
         """``W_e e + b`` ``[B, T, D]`` of ``tokens`` ``[B, T]`` that stand at ``position`` of the block."""
-        positions = self.position_embedding.weight[position : position + tokens.shape[1]]
-        return self.input(self.token_embedding(tokens) + positions)
+        embedded = self.token_embedding(tokens)
+        if self.position_embedding is not None:
+            embedded = embedded + self.position_embedding.weight[position : position + tokens.shape[1]]
+        return self.input(embedded)
 
     def iterate(
         self,

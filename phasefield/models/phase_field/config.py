@@ -141,14 +141,26 @@ class PhaseFieldConfig:
 
     @classmethod
     def from_file(cls, path: str | Path, **changes: Any) -> "PhaseFieldConfig":
-        """Read a JSON or YAML file of fields; a plugin's file name is relative to the config's folder.
+        """The config of a JSON or YAML file of fields.
 
         Args:
-            path: ends in .json, .yaml or .yml.
+            path: see :meth:`fields_of_file`.
             changes: fields that win over the file's.
 
         Raises:
-            ValueError: another ending, not a mapping, an unknown field, or a value that is not allowed.
+            ValueError: as :meth:`fields_of_file`, or a value that is not allowed.
+        """
+        return cls(**{**cls.fields_of_file(path), **changes})
+
+    @classmethod
+    def fields_of_file(cls, path: str | Path) -> dict[str, Any]:
+        """The fields that a JSON or YAML file gives; a plugin's file name is relative to the file's folder.
+
+        Args:
+            path: ends in .json, .yaml or .yml.
+
+        Raises:
+            ValueError: another ending, not a mapping, or an unknown field.
         """
         path = Path(path)
         text = path.read_text(encoding="utf-8")
@@ -166,9 +178,12 @@ class PhaseFieldConfig:
                 f"the unknown {', '.join(map(str, unknown))}" if isinstance(given, Mapping) else "no mapping"
             )
             raise ValueError(f"{path.name} holds {found}; its fields are {', '.join(names)}.")
-        plugins = _names(given.get("plugins", ""))
-        plugins = [str(path.parent / name) if name.endswith(".py") else name for name in plugins]
-        return cls(**{**given, "plugins": plugins, **changes})
+        if "plugins" not in given:
+            return dict(given)
+        plugins = [
+            str(path.parent / name) if name.endswith(".py") else name for name in _names(given["plugins"])
+        ]
+        return {**given, "plugins": ",".join(plugins)}
 
 
 def _size(dim: int, num_layers: int, slots: int, banks: str) -> dict[str, Any]:

@@ -165,16 +165,21 @@ class PhaseField(nn.Module):
     def generate(
         self, prompt: Tensor, max_new_tokens: int, generator: torch.Generator | None = None
     ) -> Iterator[Tensor]:
-        """Continue prompts ``[B, T]`` by the config's sampler, yielding each token ``[B]`` as it is drawn."""
-        history, state = prompt, None
-        for _ in range(max_new_tokens):
+        """Continue prompts ``[B, T]`` by the config's sampler, yielding each token ``[B]`` as it is drawn.
+
+        Prompts are read 4,096 tokens at a time. What grows with the text are its tokens alone, which samplers
+        may look back on.
+        """
+        length, state = prompt.shape[1], None
+        history = torch.cat([prompt, prompt.new_zeros(prompt.shape[0], max_new_tokens)], dim=1)
+        for place in range(length, length + max_new_tokens):
             if state is None:
-                logits, state = self(prompt)
-                logits = logits[:, -1]
+                for piece in prompt.split(4096, dim=1):
+                    hidden, _, state = self.stream(piece, state)
+                logits = self._logits(self.readout(hidden[:, -1]))
             else:
-                logits, state = self.step(history[:, -1], state)
-            token = self.sampler(logits, history, generator)
-            history = torch.cat([history, token.unsqueeze(1)], dim=1)
+                logits, state = self.step(history[:, place - 1], state)
+            history[:, place] = token = self.sampler(logits, history[:, :place], generator)
             yield token
 
     def _coupled(self, x: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

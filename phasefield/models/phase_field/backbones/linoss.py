@@ -47,6 +47,12 @@ class LinOSSRecurrence(Recurrence):
         answer, _ = linoss_scan(push, *(parameter.detach() for parameter in self._oscillators()))
         return answer.square().sum(1).view(-1, 2)[:, 0].sqrt()
 
+    def footprint(self, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        # Both eigenvalues of a step have the modulus (1 + Δ² A)^-½.
+        squared, step = (parameter.view(-1, 2)[:, 0] for parameter in self._oscillators())
+        log_decay = -0.5 * torch.log1p(step.square() * squared)
+        return log_decay.expand(v.shape[:-1]), v.square().sum(-1).sqrt()
+
     def _oscillators(self) -> tuple[Tensor, Tensor]:
         squared, step = at_least_float32(self.squared_frequency), at_least_float32(self.time_step)
         return F.relu(squared).repeat_interleave(2), step.sigmoid().repeat_interleave(2)

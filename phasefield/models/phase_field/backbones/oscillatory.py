@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from phasefield_kernels import oscillatory_scan, oscillatory_scan_step_
 
@@ -50,6 +51,10 @@ class OscillatoryRecurrence(Recurrence):
         gate = self.gate.bias.detach().sigmoid()
         decay = (1 - gate) * torch.exp(self._log_damping().detach())
         return gate * torch.rsqrt(1 - decay * decay)
+
+    def footprint(self, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        gate = self.gate(u.flatten(-2))
+        return F.logsigmoid(-gate) + self._log_damping(), gate.sigmoid() * v.square().sum(-1).sqrt()
 
     def _angles(self, v: Tensor) -> Tensor:
         return self.angle

@@ -1,12 +1,13 @@
 """A stack of residual blocks, each around a linear recurrence of complex states."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ....layers import PhaseDropout, PhaseLinear, PhaseRMSNorm, phase_gate
+from ....layers.causal_conv import CausalConv1d
 from ..interfaces import Backbone
 
 
@@ -32,11 +33,32 @@ class Recurrence(nn.Module, ABC):
     def lengths(self) -> Tensor:
         """``[state_dim]``: the root mean square of each state where v is white noise of length 1."""
 
+    @abstractmethod
+    def footprint(self, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """How long what a token writes lasts, and how much that is; for looking into a model.
+
+        Returns:
+            ``(log_decay, written)`` ``[B, T, state_dim]``: the log of what each token leaves of a state's
+            length, and the length of what it adds to it, up to a factor a state.
+        """
+
+
+class BlockState(NamedTuple):
+    """What a block carries: the convolution's last inputs ``[B, taps − 1, 2 dim]``, and the recurrence's."""
+
+    conv: Tensor
+    recurrence: Tensor
+
 
 class Block(nn.Module):
-    """``x ← x + C gate(norm(h) + d · v, o)`` with ``[v; o] = B u``, ``u = norm(x)``, h the recurrence of v.
+    """A residual block around a recurrence h of v.
 
-    The gate o, a complex number a state, shortens and turns what is read; d is learned, 1 at the start.
+        ``x ← x + C gate(norm(h) + d · v, o)``,
+        ``v = modReLU(norm(v'))``,  ``[v'; o] = B u``,  ``u_t = Σ_k w_k norm(x)_{t-k} + b``
+
+    The gate o, a complex number a state, shortens and turns what is read; d is learned, 1 at the start. The
+    short convolution lets values and gates be those of a token and its neighbours before the recurrence sums
+    them up; its taps are real, each part's its own, and start as Mamba's do.
 
     Args:
         dim, state_dim: complex channels, and states.
@@ -45,12 +67,19 @@ class Block(nn.Module):
         dropout: of complex numbers of what is added to x.
     """
 
+    TAPS = 4
+    """Of the convolution; Mamba's."""
+    THRESHOLD = -0.1
+    """modReLU's at the start: of numbers of mean square 1 it silences a hundredth, and it shortens others."""
+
     def __init__(
         self, dim: int, state_dim: int, recurrence: Recurrence, *, gain: float, dropout: float
     ) -> None:
         super().__init__()
         self.norm = PhaseRMSNorm(dim)
+        self.conv = CausalConv1d(2 * dim, self.TAPS)
         self.input = PhaseLinear(dim, 2 * state_dim)
+        self.value_norm = PhaseRMSNorm(state_dim, threshold=self.THRESHOLD)
         self.recurrence = recurrence
         self.state_norm = PhaseRMSNorm(state_dim)
         with torch.no_grad():
@@ -62,16 +91,27 @@ class Block(nn.Module):
         self.output = PhaseLinear(state_dim, dim, gain=gain)
         self.dropout = PhaseDropout(dropout)
 
-    def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        u = self.norm(x)
-        v, gate = self.input(u).chunk(2, dim=-2)
-        h, state = self.recurrence(v, u, state)
-        return self._mixed(x, v, h, gate), state
+    def forward(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
+        tail, past = (None, None) if state is None else state
+        u, tail = self.conv(self.norm(x).flatten(-2), tail)
+        u, v, gate = self._driven(u)
+        h, last = self.recurrence(v, u, past)
+        return self._mixed(x, v, h, gate), BlockState(tail, last)
 
-    def step(self, x: Tensor, state: Tensor) -> Tensor:
-        u = self.norm(x)
+    def step(self, x: Tensor, state: BlockState) -> Tensor:
+        """One token, for decoding: overwrites the state."""
+        u, v, gate = self._driven(self.conv.step(self.norm(x).flatten(-2), state.conv))
+        return self._mixed(x, v, self.recurrence.step(v, u, state.recurrence), gate)
+
+    def init_state(self, batch: int) -> BlockState:
+        """Zeros."""
+        tail = self.conv.weight.new_zeros(batch, self.TAPS - 1, self.conv.in_channels)
+        return BlockState(tail, self.recurrence.init_state(batch))
+
+    def _driven(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        u = u.unflatten(-1, (-1, 2))
         v, gate = self.input(u).chunk(2, dim=-2)
-        return self._mixed(x, v, self.recurrence.step(v, u, state), gate)
+        return u, self.value_norm(v), gate
 
     def _mixed(self, x: Tensor, v: Tensor, h: Tensor, gate: Tensor) -> Tensor:
         read = phase_gate(torch.addcmul(self.state_norm(h), v, self.skip), gate)
@@ -105,7 +145,7 @@ class Stack(Backbone):
         )
         self.norm = PhaseRMSNorm(dim)
 
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, tuple[BlockState, ...]]:
         """``[B, T, dim, 2]`` → the same, and each block's state."""
         finals = []
         for number, block in enumerate(self.blocks):
@@ -113,13 +153,13 @@ class Stack(Backbone):
             finals.append(final)
         return self.norm(x), tuple(finals)
 
-    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(self, x: Tensor, state: tuple[BlockState, ...]) -> tuple[Tensor, tuple[BlockState, ...]]:
         for block, of_block in zip(self.blocks, state, strict=True):
             x = block.step(x, of_block)
         return self.norm(x), state
 
-    def init_state(self, batch: int) -> tuple[Tensor, ...]:
-        return tuple(block.recurrence.init_state(batch) for block in self.blocks)
+    def init_state(self, batch: int) -> tuple[BlockState, ...]:
+        return tuple(block.init_state(batch) for block in self.blocks)
 
 
 def at_least_float32(parameter: Tensor) -> Tensor:

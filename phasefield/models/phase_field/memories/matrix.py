@@ -51,12 +51,12 @@ class MatrixMemory(Memory):
             bias[:, 1 + states : 1 + 2 * states] = 1 / states
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        q, k, v, log_decay, beta, mix = self._controls(x)
+        q, k, v, log_decay, beta, mix = self.controls(x)
         y, state = phase_hebbian_scan(q, k, v, log_decay, beta, "delta", state, n_states=self.states, mix=mix)
         return self.output(self.norm(y.flatten(-3, -2))), state
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        q, k, v, log_decay, beta, mix = self._controls(x)
+        q, k, v, log_decay, beta, mix = self.controls(x)
         y = phase_hebbian_scan_step_(q, k, v, log_decay, beta, "delta", state, n_states=self.states, mix=mix)
         return self.output(self.norm(y.flatten(-3, -2))), state
 
@@ -66,7 +66,8 @@ class MatrixMemory(Memory):
         shape = (batch, self.heads, self.states, self.width, self.width, 2)
         return torch.zeros(shape, dtype=dtype, device=self.control.weight.device)
 
-    def _controls(self, x: Tensor) -> tuple[Tensor, ...]:
+    def controls(self, x: Tensor) -> tuple[Tensor, ...]:
+        """``(q, k, v, log_decay, beta, mix)`` of a stream ``[…, dim, 2]``, as the scan takes them."""
         u = self.input_norm(x)
         q, k, v = self.input(u).unflatten(-2, (3, self.heads, self.width)).unbind(-4)
         q, k = (F.normalize(t.flatten(-2), dim=-1).view(t.shape) for t in (q, k))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,16 +45,31 @@ class SlotMemory(Memory):
         self.shards = nn.ModuleDict()
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        return self.output(self.norm(self.answers(x))), state
+
+    def queries(self, x: Tensor) -> Tensor:
+        """What the memory is asked at each place of a stream ``[…, dim, 2]``: keys that would answer."""
+        return self.query(x)
+
+    def answers(self, x: Tensor) -> Tensor:
+        """What the slots say at each place of a stream ``[…, dim, 2]``, before norm and output."""
         keys = torch.cat([self.keys, *(shard.keys for shard in self.shards.values())])
         values = torch.cat([self.values, *(shard.values for shard in self.shards.values())])
         queries = F.normalize(self.queries(x).flatten(0, -3).flatten(1), dim=-1)
         keys = F.normalize(keys.flatten(1), dim=-1)
         read = read_top_k(queries, keys, values.flatten(1), self.log_sharpness.exp(), self.top_k)
-        return self.output(self.norm(read.view(*x.shape))), state
+        return read.view(*x.shape)
 
-    def queries(self, x: Tensor) -> Tensor:
-        """What the memory is asked at each place of a stream ``[…, dim, 2]``: keys that would answer."""
-        return self.query(x)
+    def shard(self, name: str) -> tuple[Tensor, Tensor]:
+        """An attached shard's keys and values, the very buffers.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if name not in self.shards:
+            attached = ", ".join(self.shards) or "none"
+            raise ValueError(f"there is no shard {name!r}; attached are {attached}.")
+        return self.shards[name].keys, self.shards[name].values
 
     def attach_shard(self, name: str, keys: Tensor, values: Tensor) -> None:
         """Add slots that no optimizer sees.
@@ -81,9 +97,9 @@ class SlotMemory(Memory):
         Raises:
             ValueError: there is none of that name.
         """
-        shard = self._shard(name)
+        tensors = self.shard(name)
         del self.shards[name]
-        return shard.keys, shard.values
+        return tensors
 
     def save_shard(self, name: str, path: str | Path) -> None:
         """Write an attached shard to a safetensors file.
@@ -91,8 +107,8 @@ class SlotMemory(Memory):
         Raises:
             ValueError: there is none of that name.
         """
-        shard = self._shard(name)
-        tensors = {"keys": shard.keys.contiguous(), "values": shard.values.contiguous()}
+        keys, values = self.shard(name)
+        tensors = {"keys": keys.contiguous(), "values": values.contiguous()}
         save_file(tensors, str(path), {"format": "pt", "name": name})
 
     def load_shard(self, name: str, path: str | Path) -> None:
@@ -100,17 +116,15 @@ class SlotMemory(Memory):
 
         Raises:
             ValueError: the file holds no shard, or it does not fit: see :meth:`attach_shard`.
+            OSError: it cannot be read.
         """
-        tensors = load_file(str(path))
+        try:
+            tensors = load_file(str(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no safetensors file: {error}.") from error
         if tensors.keys() != {"keys", "values"}:
             raise ValueError(f"{path} holds {', '.join(sorted(tensors))}; a shard is keys and values.")
         self.attach_shard(name, tensors["keys"], tensors["values"])
-
-    def _shard(self, name: str) -> "_Shard":
-        if name not in self.shards:
-            attached = ", ".join(self.shards) or "none"
-            raise ValueError(f"there is no shard {name!r}; attached are {attached}.")
-        return self.shards[name]
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         # A checkpoint brings its shards along: make room before they are copied (torch then walks down to

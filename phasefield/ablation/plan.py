@@ -1,0 +1,176 @@
+"""The grid of an ablation, settled before it begins and kept in its folder."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ..comparison.store import as_json, read_kept
+from ..data.corpora import DATASETS, plain_name
+from ..errors import UsageError, UserError
+from ..layers.golden import Embedding
+from ..layers.perturbation import Kind
+from ..training import RunFlags, TrainConfig
+from ..training.durable import replace_text
+from ..training.flags import flags_of_size, known_model
+from ..training.run_folder import RunFolder
+
+Rule = Literal["none", "hebb", "delta"]
+FACTORS = ("dataset", "embedding", "perturbation", "rule")
+
+
+@dataclass(frozen=True)
+class AblateFlags:
+    """A grid of field models: every combination of the four lists, from every seed.
+
+    Raises:
+        UsageError: a value out of range; the message names the flag.
+    """
+
+    name: Annotated[str, tyro.conf.Positional] = ""
+    """of the ablation: its folder lies in --save-dir"""
+    embeddings: tuple[Embedding, ...] = ("golden",)
+    """codes of contexts as places"""
+    perturbations: tuple[Kind, ...] = ("none",)
+    """of the field in training, from the first step on"""
+    datasets: tuple[str, ...] = (TrainConfig.dataset,)
+    """names as in train, or UTF-8 text files"""
+    rules: tuple[Rule, ...] = ("none",)
+    """of each sequence's fast weights; none = no fast weights"""
+    seeds: int = 3
+    """trainings of each combination, from the seeds 0, 1, …"""
+    size: str = "small"
+    """of the model"""
+    steps: int | None = None
+    """of each training; the model's own if left out"""
+    batch_size: int | None = None
+    """sequences a step; the model's own if left out"""
+    seq_len: int | None = None
+    """tokens a sequence; the model's own if left out"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, xpu …"""
+    save_dir: str = "ablations"
+    """folder of ablations"""
+    resume: bool = False
+    """go on with the ablation of this name"""
+
+    def __post_init__(self) -> None:
+        if not self.name or Path(self.name).name != self.name:
+            raise UsageError(f"NAME is {self.name!r}; it must be the name of one folder.")
+        for name in ("embeddings", "perturbations", "datasets", "rules"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise UsageError(f"--{name} is {' '.join(values) or 'empty'}; give at least one, each once.")
+        for name in ("seeds", "steps", "batch_size", "seq_len"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+        known = {plain_name(name) for name in DATASETS}
+        for dataset in self.datasets:
+            if not Path(dataset).is_file() and plain_name(dataset) not in known:
+                raise UsageError(
+                    f"--datasets names {dataset!r}, which is no file; known are {', '.join(DATASETS)}."
+                )
+        if len({Path(dataset).stem for dataset in self.datasets}) < len(self.datasets):
+            raise UsageError(
+                f"--datasets is {' '.join(self.datasets)}; the files must differ in their names, by which "
+                "their trainings are told apart."
+            )
+        flags_of_size("field", self.size)
+
+    @property
+    def folder(self) -> Path:
+        """Of this ablation."""
+        return Path(self.save_dir) / self.name
+
+    @property
+    def cells(self) -> list[dict[str, str]]:
+        """The combinations, by factor; those of one dataset follow each other, its first is the baseline."""
+        lists = (self.datasets, self.embeddings, self.perturbations, self.rules)
+        return [dict(zip(FACTORS, values, strict=True)) for values in itertools.product(*lists)]
+
+    def runs(self) -> Iterator[tuple[dict[str, str], int]]:
+        """All trainings, every combination with one seed before the next seed."""
+        for seed in range(self.seeds):
+            for cell in self.cells:
+                yield cell, seed
+
+    def run_flags(self, cell: dict[str, str], seed: int) -> RunFlags:
+        """Of one training; it goes on where it was interrupted."""
+        own = known_model("field").training
+        steps = self.steps or own["steps"]
+        save_dir = self.folder / "runs" / run_name(cell, seed)
+        config = {
+            **own,
+            "steps": steps,
+            "batch_size": self.batch_size or own["batch_size"],
+            "seq_len": self.seq_len or own["seq_len"],
+            "eval_every": steps,
+            "save_every": max(1, steps // 4),
+            "seed": seed,
+            "device": self.device,
+            "save_dir": str(save_dir),
+            "resume": RunFolder(save_dir).latest() is not None,
+            "log_with": "none",
+            "dataset": cell["dataset"],
+        }
+        model = {
+            "embedding": cell["embedding"],
+            "perturbation_schedule": json.dumps({"0": cell["perturbation"]}),
+            "fast_weights": cell["rule"] != "none",
+            "fast_rule": "delta" if cell["rule"] == "delta" else "hebb",
+        }
+        return RunFlags("field", TrainConfig(**config), model, self.size)
+
+    def save(self) -> None:
+        """Make the folder, and keep the grid in it.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_text(self.folder / "plan.json", as_json(asdict(self)))
+        except OSError as error:
+            raise UserError(
+                f"--save-dir {self.save_dir} cannot be written: {error.strerror or error}."
+            ) from error
+
+    def check_start(self) -> None:
+        """Refuse to begin where an ablation lies, or to go on where none lies or with another grid.
+
+        Raises:
+            UserError: there is one, or none.
+            UsageError: naming the flag, what it is, and what it was.
+        """
+        path = self.folder / "plan.json"
+        if not path.is_file():
+            if self.resume:
+                raise UserError(f"--resume: there is no ablation in {self.folder}; leave --resume out.")
+            return
+        if not self.resume:
+            raise UserError(
+                f"{self.folder} already holds an ablation; go on with it by --resume, or choose another name."
+            )
+        given, kept = json.loads(as_json(asdict(self))), read_kept(path)
+        for field in fields(self):
+            free = field.name in ("device", "save_dir", "resume")
+            if not free and given[field.name] != kept.get(field.name):
+                flag, was = field.name.replace("_", "-"), kept.get(field.name)
+                raise UsageError(
+                    f"--{flag} is {_said(given[field.name])}, but the ablation in {self.folder} was begun "
+                    f"with {_said(was)}; give that again, or choose another name."
+                )
+
+
+def _said(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def run_name(cell: dict[str, Any], seed: int) -> str:
+    """The name of a training's folder and of its scores."""
+    return "-".join([Path(cell["dataset"]).stem, *(cell[factor] for factor in FACTORS[1:]), f"seed{seed}"])

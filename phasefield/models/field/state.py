@@ -1,0 +1,46 @@
+"""What a field model keeps of a sequence, and what it reads at each token."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...layers.contexts import ContextState
+from ...layers.gravity import GravityState
+
+
+@dataclass(frozen=True)
+class FieldState:
+    """A sequence so far.
+
+    Attributes:
+        contexts: of :class:`~phasefield.layers.ContextPhases`.
+        last: ``[B, C]`` int64, the contexts that the next token follows.
+        gravity: the particles that are still felt.
+        fast: ``[B, H, V, K]``, the fast weights, with no heads if there are none.
+        window: ``[B, 4, D]``, the field's last states, for its coherence.
+    """
+
+    contexts: ContextState
+    last: Tensor
+    gravity: GravityState | None
+    fast: Tensor
+    window: Tensor
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the memories say before the next token is known, and how sure they are.
+
+    Attributes:
+        phases: ``[B, T, C]`` int64, the contexts.
+        pulls: of gravity and of the fast weights, ``[B, T, V]`` each.
+        confidence: ``[B, T, M]`` levels of all predictors.
+        gates: ``[B, T, G]``, what the mixture's weights depend on besides.
+        coherence: ``[B, T]`` of the field's last five states; 0 where there are fewer.
+    """
+
+    phases: Tensor
+    pulls: list[Tensor]
+    confidence: Tensor
+    gates: Tensor
+    coherence: Tensor
