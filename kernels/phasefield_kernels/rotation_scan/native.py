@@ -6,7 +6,7 @@ from torch import Tensor
 from ..native import angles, call, plain, side_by_side, units_of_rows
 from ..phases import radians_from_phase
 
-_FORWARD, _BACKWARD = 1.5, 2.5  # nanoseconds a pair
+_FORWARD, _BACKWARD = 1, 2  # nanoseconds a pair
 
 
 def forward(
