@@ -103,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
     failed = []
     for name, (op, make_inputs) in CHECKS.items():
         verdict, good = check_op(op, make_inputs, device)
-        runs, why = _what_runs(name, backend, device)
+        runs, why = _what_runs(name, backend, device) if good else (backend, _reason(backend, device))
         print(f"{name:<20}{runs} backend ({why}): {verdict}", flush=True)
         if not good:
             failed.append(name)

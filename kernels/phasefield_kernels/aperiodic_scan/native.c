@@ -7,11 +7,14 @@
 typedef struct {
     int64_t rows, length, width, vectors;
     int64_t u_row, u_time, dh_row, dh_time;
+    int64_t phase_kind;        /* 1 float32, 2 float64, 3 int64 phases */
 } Sizes;
 
 typedef struct {
     const float *u;            /* [B, T, D] */
-    const float *scale, *phase; /* [D]; phases within [-π, π] */
+    const float *scale;        /* [D] */
+    const void *phase;         /* [D] */
+    float *turn;               /* [D]: the phases within [-π, π] */
     const int64_t *offsets;
     float *state;              /* [rows, D]: initial, then final; or their gradients */
     float *h;                  /* [B, T, D] */
@@ -21,6 +24,22 @@ typedef struct {
 
 #include "native_pairs.h"
 #include "native_rows.h"
+
+/* Reduced in float64, so that large phases lose nothing to their size. */
+int aperiodic_scan_turns(int64_t first, int64_t last, const Sizes *s, const Tensors *t) {
+    for (int64_t d = first; d < last; d++) {
+        double phase;
+        if (s->phase_kind == 1) {
+            phase = ((const float *)t->phase)[d];
+        } else if (s->phase_kind == 2) {
+            phase = ((const double *)t->phase)[d];
+        } else {
+            phase = (double)((const int64_t *)t->phase)[d] * 3.4061215800865545e-19; /* 2^64 a turn */
+        }
+        t->turn[d] = (float)(phase - 6.283185307179586 * rint(phase / 6.283185307179586));
+    }
+    return 0;
+}
 
 /* Only a state that was given can be far from [-1, 1]. */
 INLINE void turned(vec phase, vec h, int given, vec *sine, vec *cosine) {
@@ -40,7 +59,7 @@ int aperiodic_scan_forward(int64_t first, int64_t last, const Sizes *s, const Te
         for (int v = 0; v < vectors; v++) {
             h[v] = load_some(state + v * LANES, u.count - v * LANES);
             scale[v] = load_some(t->scale + u.channel + v * LANES, u.count - v * LANES);
-            phase[v] = load_some(t->phase + u.channel + v * LANES, u.count - v * LANES);
+            phase[v] = load_some(t->turn + u.channel + v * LANES, u.count - v * LANES);
         }
         for (int64_t time = u.begin; time < u.end; time++) {
             const float *u_t = t->u + u.place * s->u_row + time * s->u_time + u.channel;
@@ -66,7 +85,7 @@ int aperiodic_scan_backward(int64_t first, int64_t last, const Sizes *s, const T
         for (int v = 0; v < vectors; v++) {
             carry[v] = load_some(t->state + at_state + v * LANES, u.count - v * LANES);
             scale[v] = load_some(t->scale + u.channel + v * LANES, u.count - v * LANES);
-            phase[v] = load_some(t->phase + u.channel + v * LANES, u.count - v * LANES);
+            phase[v] = load_some(t->turn + u.channel + v * LANES, u.count - v * LANES);
             sum[v] = all(0);
         }
         for (int64_t time = u.end - 1; time >= u.begin; time--) {
@@ -90,4 +109,9 @@ int aperiodic_scan_backward(int64_t first, int64_t last, const Sizes *s, const T
         }
     }
     return 0;
+}
+
+/* Where time is one step, the turns are as much work as the scan. */
+int aperiodic_scan_step(int64_t first, int64_t last, const Sizes *s, const Tensors *t) {
+    return aperiodic_scan_turns(0, s->width, s, t) || aperiodic_scan_forward(first, last, s, t);
 }

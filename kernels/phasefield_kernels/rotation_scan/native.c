@@ -38,7 +38,7 @@ int rotation_scan_factors(int64_t first, int64_t last, const Sizes *s, const Ten
         if (s->angle_kind == 1) angle = ((const float *)t->constant_angle)[d];
         if (s->angle_kind == 2) angle = ((const double *)t->constant_angle)[d];
         /* 2^64 a turn */
-        if (s->angle_kind == 3) angle = (double)((const int64_t *)t->constant_angle)[d] * 3.406121580086554e-19;
+        if (s->angle_kind == 3) angle = (double)((const int64_t *)t->constant_angle)[d] * 3.4061215800865545e-19;
         t->factor[d] = size * cos(angle);
         t->factor[s->width + d] = size * sin(angle);
     }

@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from ..native import call, plain, side_by_side, units_of_rows
+from ..native import angles, call, plain, side_by_side, units_of_rows
 from ..phases import radians_from_phase
 
-_FORWARD, _BACKWARD = 1.5, 2.5  # nanoseconds a pair
-_KINDS = {torch.float32: 1, torch.float64: 2, torch.int64: 3}
+_FORWARD, _BACKWARD = 1, 2  # nanoseconds a pair
 
 
 def forward(
@@ -96,9 +95,7 @@ class _Scan:
             side_by_side(log_decay) if decays else None,
             side_by_side(gate),
         ]
-        constant_angle = None
-        if not turns:
-            constant_angle = (angle if angle.dtype in _KINDS else angle.float()).contiguous()
+        constant_angle, kind = (None, 0) if turns else angles(angle)
         self.grad_h = side_by_side(grad_h, 2)
         read = (side_by_side(x, 2), *by_token, self.grad_h)
         constant = (constant_angle, None if decays else plain(log_decay))
@@ -111,7 +108,7 @@ class _Scan:
         for tensor in read:
             row_and_time = (0, 0) if tensor is None else tensor.stride()[:2]
             self.sizes += row_and_time if timed else (row_and_time[0], 0)
-        self.sizes.append(0 if turns else _KINDS[constant_angle.dtype])
+        self.sizes.append(kind)
 
     def factors(self) -> None:
         """Fill in what is constant in time."""
