@@ -18,8 +18,9 @@ from phasefield_kernels.hebbian_scan.operator import RULES
 
 from .case import DTYPES, LOOSE, Bound, Case, Scan, short
 
-# batch, length, heads, K, V: a few chunks; the widest heads (only compiled); odd sizes; one token.
+# batch, length, heads, K, V: a few chunks; usual and the widest heads (only compiled); odd sizes; one token.
 SMALL = (1, 128, 1, 32, 64)
+NARROW = (2, 256, 2, 64, 64)
 WIDE = (2, 256, 2, 256, 256)
 ODD = (1, 37, 1, 19, 21)
 DECODING = (2, 1, 2, 64, 64)
@@ -90,7 +91,7 @@ def _scan(
 
 
 def _cases(is_complex: bool) -> Iterator[Case]:
-    # Every configuration of the table with the widest heads; traffic of one rule each.
+    # Every configuration of the tables; traffic of one rule each.
     rule = "hebb" if is_complex else "delta"
     small = _scan("small", torch.bfloat16, is_complex, rule, SMALL)
     yield small.forward(CHUNKED, quick=True)
@@ -99,6 +100,10 @@ def _cases(is_complex: bool) -> Iterator[Case]:
         wide = _scan("wide", dtype, is_complex, rule, WIDE)
         yield wide.forward()
         yield wide.backward()
+    for rule in () if is_complex else RULES:
+        narrow = _scan("narrow", torch.bfloat16, is_complex, rule, NARROW)
+        yield narrow.forward()
+        yield narrow.backward()
     packed = _scan("packed, odd sizes", torch.float32, is_complex, "delta", ODD, packed=True)
     yield packed.forward(LOOSE)
     yield packed.backward(LOOSE)

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ class Competitor(NamedTuple):
 
 def competitors(race: Race, device: str) -> Iterator[Competitor]:
     """Our backends that run on the device (the reference at small sizes alone), then the peers."""
-    backends = ["triton", "torch"] if device == "cuda" else ["torch"]
+    backends = ["triton", "torch"] if device == "cuda" else ["native", "torch"]
     if race.pass_ in (FORWARD, TRAINING) and race.quick and race.shape.get("T", 0) <= SHORT:
         backends.append("reference")
     yield from (Competitor(f"{OURS} {backend}", None, backend) for backend in backends)
@@ -50,7 +51,7 @@ def absent(competitor: Competitor, race: Race, device: str) -> str | None:
     """Why a competitor does not take part; None if it does."""
     peer = competitor.peer
     if peer is None:
-        return None
+        return _no_native_form(competitor, race) if competitor.backend == "native" else None
     if peer.gpu_only and device != "cuda":
         return f"{peer.name} has no form for a CPU"
     if peer.package is not None and importlib.util.find_spec(peer.package) is None:
@@ -60,6 +61,17 @@ def absent(competitor: Competitor, race: Race, device: str) -> str | None:
     longest = peer.longest.get(race.pass_)
     if longest is not None and race.shape["T"] > longest:
         return f"{peer.name}, {race.pass_}, T > {longest}: {peer.why}"
+    return None
+
+
+def _no_native_form(competitor: Competitor, race: Race) -> str | None:
+    # The op itself says so, of small inputs.
+    inputs = inputs_of(race.operation, race.operation.small, torch.float32, "cpu")
+    small = replace(race, shape=race.operation.small, dtype=torch.float32)
+    try:
+        prepared(small, competitor, inputs)()
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -125,7 +137,7 @@ def prove(operation: Operation, competitor: Competitor, stepping: bool, device: 
     Raises:
         AssertionError: it does not; its time would mean nothing.
     """
-    ours = SINGLE if competitor.backend == "triton" else EXACT
+    ours = EXACT if competitor.backend in ("torch", "reference") else SINGLE
     dtype, tolerance = competitor.peer.precision if competitor.peer else ours
     wide = _cast(inputs_of(operation, operation.small, torch.float64, device), torch.float64)
     inputs = _cast(wide, dtype)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import phasefield_kernels as kernels
+from phasefield_kernels import native
 
 from . import __version__, command_line
 from .errors import UserError
@@ -102,11 +103,12 @@ def run(arguments: Sequence[str]) -> int:
     failed = []
     for name, (op, make_inputs) in CHECKS.items():
         verdict, good = check_op(op, make_inputs, device)
-        print(f"{name:<20}{backend} backend ({_reason(backend, device)}): {verdict}", flush=True)
+        runs, why = _what_runs(name, backend, device)
+        print(f"{name:<20}{runs} backend ({why}): {verdict}", flush=True)
         if not good:
             failed.append(name)
     if failed:
-        raise UserError(f"{', '.join(failed)} failed; PHASEFIELD_BACKEND=torch goes round Triton's kernels.")
+        raise UserError(f"{', '.join(failed)} failed; PHASEFIELD_BACKEND=torch goes round compiled kernels.")
     return 0
 
 
@@ -137,8 +139,16 @@ def _machine() -> Iterator[tuple[str, str]]:
     ):
         candidates = (os.environ[variable],) if os.environ.get(variable) else names
         path = next(filter(None, map(shutil.which, candidates)), None)
-        use = "Triton's launchers" if language == "C" else "torch.compile on a CPU"
+        use = "Triton's launchers and native forms" if language == "C" else "torch.compile on a CPU"
         yield f"{language} compiler", path or f"none found; {use} need one"
+    yield "native forms", _native_forms()
+
+
+def _native_forms() -> str:
+    if reason := native.problem("phase_linear"):
+        return f"not compiled: {reason}"
+    folder = native.cache_folder() or "memory alone, as there is no folder that is safe to keep them in"
+    return f"compiled by {' '.join(native.compiler())}, kept in {folder}"
 
 
 def _device(device: torch.device) -> Iterator[tuple[str, str]]:
@@ -155,11 +165,25 @@ def _device(device: torch.device) -> Iterator[tuple[str, str]]:
         yield "shared memory", f"{properties.shared_memory_per_block_optin:,} bytes a block"
 
 
+def _what_runs(op: str, backend: str, device: torch.device) -> tuple[str, str]:
+    # Where native forms are chosen, ops without one run on torch.
+    if backend == "native":
+        function, make_inputs = CHECKS[op]
+        try:
+            with torch.no_grad():
+                function(*make_inputs(), backend="native")
+        except ValueError:
+            return "torch", "it has no native form"
+    return backend, _reason(backend, device)
+
+
 def _reason(backend: str, device: torch.device) -> str:
     if asked := os.environ.get("PHASEFIELD_BACKEND"):
         return f"PHASEFIELD_BACKEND={asked}"
     if backend == "triton":
         return f"Triton is installed and the device is {device.type}"
+    if backend == "native":
+        return "the device is a CPU with a C compiler"
     return "the device is a CPU" if device.type == "cpu" else "Triton is not installed"
 
 

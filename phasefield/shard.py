@@ -2,8 +2,9 @@
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rich.console import Console
@@ -111,13 +112,19 @@ def run(arguments: Sequence[str]) -> int:
             action(flags)
             return 0
         case [] | ["-h" | "--help"]:
-            print("usage: phasefield shard ACTION [FLAGS]\n")
-            for name, (_, action) in _ACTIONS.items():
-                print(f"  {name:<8}{(action.__doc__ or '').splitlines()[0]}")
-            print("\nphasefield shard ACTION --help lists its flags.")
-            return 0
+            print(_usage())
+            sys.exit(0)
         case [name, *_]:
             raise UsageError(f"there is no action {name!r}; phasefield shard has {', '.join(_ACTIONS)}.")
+
+
+def _usage() -> str:
+    lines = ["usage: phasefield shard ACTION [FLAGS]", ""]
+    for name, (flags_class, action) in _ACTIONS.items():
+        lines.append(f"  {name:<8}{(action.__doc__ or '').splitlines()[0]}")
+        flags = " ".join(f"--{field.name.replace('_', '-')}" for field in fields(flags_class))
+        lines += [f"{'':10}{line}" for line in textwrap.wrap(flags, 90, break_on_hyphens=False)]
+    return "\n".join([*lines, "", "phasefield shard ACTION --help explains its flags."])
 
 
 @out_of_memory_reported()

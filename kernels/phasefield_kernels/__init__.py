@@ -1,7 +1,7 @@
 """Fused kernels for phase, oscillator and state-space models: the public functions.
 
-Every op has a reference that defines it, a fast PyTorch form and fused Triton kernels;
-:mod:`phasefield_kernels.backend` says which one runs.
+Every op has a reference that defines it, a fast PyTorch form and fused Triton kernels, many have native code
+for CPUs; :mod:`phasefield_kernels.backend` says which one runs.
 """
 
 from .aperiodic_scan import aperiodic_scan, aperiodic_scan_step, aperiodic_scan_step_

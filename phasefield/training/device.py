@@ -36,13 +36,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_backend(device: torch.device) -> str:
-    """The backend that the ops run on for tensors of a device.
+    """The backend that the ops run on for tensors of a device; of native ones all that have such a form.
 
     Raises:
         UserError: ``PHASEFIELD_BACKEND`` names none, or one that cannot run there.
     """
     with reported(ValueError):
-        return resolve(None, torch.empty(0, device=device))
+        return resolve(None, torch.empty(0, device=device), "phase_linear")
 
 
 @contextmanager

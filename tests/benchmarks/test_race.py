@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks import race as racing
+from benchmarks.bench_gravity_field import OPERATION as GRAVITY
 from benchmarks.bench_hebbian_scan import HEBB
 from benchmarks.bench_rotation_scan import CONSTANT
 from benchmarks.bench_selective_scan import OPERATION as SELECTIVE
@@ -77,6 +78,8 @@ def test_who_is_absent_is_told_why():
         for competitor in racing.competitors(race, "cpu")
     }
     assert reasons["phasefield torch"] is None
+    native = next(c for c in racing.competitors(race, "cpu") if c.backend == "native")
+    assert "no native form" in racing.absent(native, _race(GRAVITY, FORWARD), "cpu")
     assert reasons["mamba_ssm"] == "mamba_ssm has no form for a CPU"
     assert "time by T²" in reasons["transformers Mamba"]
     missing = racing.Competitor("x", Peer("x", torch.add, package="no_such_package"), None)
@@ -89,10 +92,11 @@ def test_the_reference_races_at_small_sizes_and_triton_on_a_gpu_alone():
     def backends(race, device):
         return [c.backend for c in racing.competitors(race, device) if c.peer is None]
 
-    assert backends(_race(CONSTANT, FORWARD, T=256), "cpu") == ["torch", "reference"]
-    assert backends(_race(CONSTANT, FORWARD, T=257), "cpu") == ["torch"]
+    assert backends(_race(CONSTANT, FORWARD, T=256), "cpu") == ["native", "torch", "reference"]
+    assert backends(_race(CONSTANT, FORWARD, T=257), "cpu") == ["native", "torch"]
     assert backends(_race(CONSTANT, FORWARD, T=257), "cuda") == ["triton", "torch"]
-    assert [c.name for c in racing.competitors(_race(CONSTANT, STREAM), "cpu")] == ["phasefield torch"]
+    names = [c.name for c in racing.competitors(_race(CONSTANT, STREAM), "cpu")]
+    assert names == ["phasefield native", "phasefield torch"]
 
 
 def test_bytes_are_counted_by_hand_for_a_rotation():

@@ -67,6 +67,16 @@ def test_train_evaluate_and_generate_with_a_tokenizer_of_words_parts(workplace, 
     assert output.startswith("the walkers walked, walking and talking")
 
 
+def test_evaluate_carries_the_state_if_asked_to(workplace, call):
+    scores = []
+    for line in ("evaluate --checkpoint run --seq-len 8", "evaluate --checkpoint run --seq-len 8 --stateful"):
+        code, output = call(line)
+        assert code == 0
+        assert f"windows of 8, state {'carried' if 'stateful' in line else 'reset'}" in output
+        scores.append(float(re.search(r"content ([\d.]+)", output)[1]))
+    assert scores[1] < scores[0]  # what came before helps
+
+
 def test_evaluate_reports_all_terms(workplace, call):
     _, output = call("evaluate --checkpoint run")
     scores = dict(re.findall(r"(total|content|energy|bits per character) ([\d.]+)", output))

@@ -278,6 +278,38 @@ def test_pieces_packed_sequences_and_steps_equal_the_whole(backend, is_complex, 
         assert relative_error(in_place, state.cpu()) < 1e-6
 
 
+@pytest.mark.parametrize("backend", ["native"])
+@pytest.mark.parametrize(("is_complex", "rule"), FORMS)
+@pytest.mark.parametrize(
+    ("sizes", "decay", "dtype"),
+    [
+        ((2, 3, 5, 7), "token", torch.float32),
+        ((1, 2, 64, 64), "head", torch.float32),
+        ((1, 2, 256, 3), None, torch.float32),
+        ((2, 2, 33, 1), "token", torch.bfloat16),
+        ((1, 1, 1, 1), None, torch.float32),
+    ],
+    ids=str,
+)
+def test_a_native_step_is_that_of_the_definition(backend, is_complex, rule, sizes, decay, dtype):
+    batch, heads, columns, rows = sizes
+    tensors = draw(batch, 3, heads, columns, rows, is_complex, decay, decay is not None)
+    tensors |= {name: tensors[name].to(dtype) for name in ("q", "k", "v")}
+    exact = {name: None if t is None else t.double() for name, t in tensors.items()}
+    op, _, step_ = OPS[is_complex]
+    wanted, final = op(**exact, rule=rule, backend="reference")
+    state = tensors.pop("initial_state").clone()
+    outputs = []
+    for t in range(3):
+        token = {name: x if x is None or x.ndim == 1 else x[:, t] for name, x in tensors.items()}
+        outputs.append(step_(**token, rule=rule, state=state, backend=backend))
+    # Three sums over K numbers, whose roundings add like square roots; then one to the output's dtype.
+    allowed = 4 * 2**-24 * (3 * columns * (1 + is_complex)) ** 0.5
+    assert relative_error(state, final) < allowed
+    rounding = 0 if dtype == torch.float32 else 2**-8
+    assert relative_error(torch.stack(outputs, dim=1), wanted) < allowed + rounding
+
+
 @pytest.mark.parametrize("rule", ["hebb", "delta"])
 @pytest.mark.parametrize("decay", [None, "head", "token"])
 def test_several_memories_are_read_as_one(rule, decay):

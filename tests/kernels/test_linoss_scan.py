@@ -123,7 +123,7 @@ def test_the_operator_is_registered_as_torch_wants(kind, backend):
     u, A, dt, state = (t.requires_grad_() for t in draw(2, 6, 9, kind))
     torch.library.opcheck(torch.ops.phasefield.linoss_scan.default, (u, A, dt, state, None, kind, backend))
     step = [t.detach() for t in (u[:, 0], A, dt, state)]
-    torch.library.opcheck(torch.ops.phasefield.linoss_scan_step_.default, (*step, kind))
+    torch.library.opcheck(torch.ops.phasefield.linoss_scan_step_.default, (*step, kind, backend))
 
 
 def test_it_compiles_in_one_graph_with_its_backward():

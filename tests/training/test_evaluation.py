@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,6 +56,13 @@ def test_a_stream_has_the_content_of_one_pass_over_the_whole_text(model, ids):
     assert result.tokens == 100
     assert result.terms["content"] == pytest.approx(expected, rel=1e-6)
     assert evaluate(model, ids, 4, 7).terms["content"] != pytest.approx(expected, rel=1e-4)
+
+
+def test_a_stream_needs_a_state(model, ids):
+    loss = model.loss
+    model.loss = lambda *arguments: replace(loss(*arguments), state=None)
+    with pytest.raises(ValueError, match="the model has no state to carry"):
+        evaluate(model, ids, 4, 7, stateful=True)
 
 
 @pytest.mark.parametrize("training", [True, False])

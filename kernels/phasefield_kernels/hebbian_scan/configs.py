@@ -37,9 +37,13 @@ class Config(NamedTuple):
 # later architectures differ where the first one's kernels spill there.
 Table = dict[int, Config]
 
-_HALF: Table = {256: Config(64, Tile(32, 8, 2), Tile(32, 8, 2), Tile(64, 4, 2), True)}
+# Up to 64 a tile is a whole state: scores are computed once, and a warp has enough to do.
+_HALF: Table = {
+    64: Config(64, Tile(64, 4, 2), Tile(32, 4, 2), Tile(32, 2, 2), True),
+    256: Config(64, Tile(32, 8, 2), Tile(32, 8, 2), Tile(64, 4, 2), True),
+}
 _HALF_DELTA: Table = {
-    64: Config(32, Tile(32, 4, 1), Tile(32, 4, 2), Tile(32, 4, 2), True),
+    64: Config(32, Tile(64, 2, 1), Tile(32, 4, 2), Tile(32, 2, 2), True),
     256: Config(32, Tile(32, 4, 1), Tile(32, 4, 2), Tile(32, 4, 2), False),
 }
 _HALF_COMPLEX: Table = {256: Config(32, Tile(32, 8, 2), Tile(16, 4, 2), Tile(32, 4, 2), True)}

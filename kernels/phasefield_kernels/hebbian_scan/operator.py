@@ -6,7 +6,7 @@ from torch import Tensor
 from .. import checks
 from ..autocast import outside_autocast
 from ..backend import resolve
-from . import blocked, reference
+from . import blocked, native, reference
 from . import step as step_form
 
 RULES = ("hebb", "delta")
@@ -102,7 +102,7 @@ def step(
     checks.parameter("state", state, q, (*q.shape[:2], v.shape[2], *q.shape[2:]))
     checks.state_in_place(state, q)
     return torch.ops.phasefield.hebbian_scan_step_.default(
-        q, k, v, log_decay, beta, state, rule == "delta", resolve(backend, q)
+        q, k, v, log_decay, beta, state, rule == "delta", resolve(backend, q, "hebbian_scan")
     )
 
 
@@ -248,7 +248,7 @@ def _step_(
     if backend == "triton":
         from . import fused_step as form
     else:
-        form = step_form
+        form = native if backend == "native" else step_form
     return form.step_(q, k, v, log_decay, beta, delta, state)
 
 

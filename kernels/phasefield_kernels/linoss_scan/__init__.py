@@ -100,7 +100,7 @@ def linoss_scan_step_(
         A, dt: ``[D]``; their values are not checked here.
         state: ``[B, D, 2]`` float32 (float64 for float64), contiguous; overwritten.
         discretization: as in :func:`linoss_scan`.
-        backend: see :mod:`phasefield_kernels.backend`; every backend runs the same few torch ops.
+        backend: see :mod:`phasefield_kernels.backend`; all but ``"native"`` run the same few torch ops.
 
     Raises:
         RuntimeError: under grad mode, if an input requires grad.
@@ -111,8 +111,8 @@ def linoss_scan_step_(
     _check(u.unsqueeze(1), A, dt, state, discretization)
     checks.parameter("state", state, u, (*u.shape, 2))
     checks.state_in_place(state, u)
-    resolve(backend, u, "linoss_scan")
-    return torch.ops.phasefield.linoss_scan_step_(u, A, dt, state, discretization)
+    name = resolve(backend, u, "linoss_scan")
+    return torch.ops.phasefield.linoss_scan_step_(u, A, dt, state, discretization, name)
 
 
 def _check(u: Tensor, A: Tensor, dt: Tensor, state: Tensor | None, discretization: str) -> None:
@@ -248,7 +248,9 @@ def _differentiate(
 _scan.register_autograd(_differentiate, setup_context=_setup_context)
 
 
-def _step_(u: Tensor, A: Tensor, dt: Tensor, state: Tensor, discretization: str) -> Tensor:
+def _step_(u: Tensor, A: Tensor, dt: Tensor, state: Tensor, discretization: str, backend: str) -> Tensor:
+    if backend == "native":
+        return native.step_(u, A, dt, state, discretization)
     dtype = state.dtype
     state.copy_(reference.step(u.to(dtype), A.to(dtype), dt.to(dtype), state, discretization))
     return state[..., 0].to(u.dtype, copy=True)
@@ -256,11 +258,10 @@ def _step_(u: Tensor, A: Tensor, dt: Tensor, state: Tensor, discretization: str)
 
 _library = torch.library.Library("phasefield", "FRAGMENT")
 _library.define(
-    "linoss_scan_step_(Tensor u, Tensor A, Tensor dt, Tensor(a!) state, str discretization) -> Tensor"
+    "linoss_scan_step_(Tensor u, Tensor A, Tensor dt, Tensor(a!) state, str discretization, str backend) "
+    "-> Tensor"
 )
 _library.impl("linoss_scan_step_", _step_, "CompositeExplicitAutograd")
 torch.library.register_fake(
-    "phasefield::linoss_scan_step_",
-    lambda u, A, dt, state, discretization: u.new_empty(u.shape),
-    lib=_library,
+    "phasefield::linoss_scan_step_", lambda u, *rest: u.new_empty(u.shape), lib=_library
 )

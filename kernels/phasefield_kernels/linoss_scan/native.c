@@ -26,7 +26,7 @@ typedef struct {
     const double *A, *dt;            /* [D] */
     const int64_t *offsets;
     float *state;                    /* [rows, D, 2]: initial, then final; or their gradients */
-    float *starts;                   /* [spans, D, 2]: position and velocity before each span */
+    float *starts;                   /* [spans, D, 2]: position and velocity before each span, or NULL */
     float *q;                        /* [B, T, D] */
     const float *dq;                 /* the backward's from here */
     float *d_u;                      /* [B, T, D] */
@@ -76,7 +76,7 @@ int linoss_scan_forward(int64_t first, int64_t last, const Sizes *s, const Tenso
         for (int64_t time = u.begin; time < u.end; time++) {
             const float *u_t = t->u + u.place * s->u_row + time * s->u_time + u.channel;
             float *q_t = t->q + (u.place * s->length + time) * s->width + u.channel;
-            float *start = (time - u.begin) % SPAN ? NULL : start_of(s, t, &u, time);
+            float *start = t->starts && (time - u.begin) % SPAN == 0 ? start_of(s, t, &u, time) : NULL;
             for (int v = 0; v < vectors; v++) {
                 const int64_t count = u.count - v * LANES;
                 if (start) store_pairs(start + 2 * v * LANES, narrowed_pairs(h[v]), count);

@@ -54,6 +54,15 @@ def backward(
     )
 
 
+def step_(u: Tensor, A: Tensor, dt: Tensor, state: Tensor, discretization: str) -> Tensor:
+    """One step, ``[B, D]``; the state is overwritten, the positions returned."""
+    positions = torch.empty(u.shape)
+    written = (state, None, positions)
+    step = u.unsqueeze(1)
+    _run("linoss_scan_forward", _FORWARD, u.shape[0], step, A, dt, None, discretization, None, *written)
+    return positions.to(u.dtype)
+
+
 def saved_shape(shape: tuple[int, ...], cu_seqlens: Tensor | None) -> tuple[int, int, int]:
     """``[spans, D, 2]`` of u ``[B, T, D]``; of packed sequences as many spans as there can be."""
     batch, length, width = shape
