@@ -125,12 +125,15 @@ def _numbers(flag: str, text: str) -> list[int]:
 
 
 def _speeds(cells: Sequence[dict[str, Any]]) -> str:
-    head = ["batch", "length", "training, tokens/s", "reading, tokens/s", "training, MiB", "reading, MiB"]
-    kinds = ("training", "reading")
+    shown = {
+        "tokens/s": lambda of_kind: count(of_kind["tokens_per_second"]),
+        "tokens per processor second": lambda of_kind: count(of_kind["tokens_per_processor_second"]),
+        "MiB": lambda of_kind: mebibytes(of_kind["peak_bytes"]),
+    }
+    columns = [(kind, what) for what in shown for kind in ("training", "reading")]
+    head = ["batch", "length", *(f"{kind}, {what}" for kind, what in columns)]
     rows = [
-        [str(cell["batch_size"]), str(cell["seq_len"])]
-        + [count(cell[kind]["tokens_per_second"]) for kind in kinds]
-        + [mebibytes(cell[kind]["peak_bytes"]) for kind in kinds]
+        [str(cell["batch_size"]), str(cell["seq_len"]), *(shown[what](cell[kind]) for kind, what in columns)]
         for cell in cells
     ]
     return table(head, rows)

@@ -40,8 +40,8 @@ SMALLER = {
 
 
 def commands():
-    section = re.search(r"## Coming from the four origins\n(.*?)\n## ", README.read_text("utf-8"), re.S)[1]
-    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
+    table = next(block for block in README.read_text("utf-8").split("\n\n") if block.startswith("| origin |"))
+    rows = table.splitlines()[2:]
     found = [re.fullmatch(r"\|.*\| `phasefield (.*)` \|", row) for row in rows]
     assert all(found), "every row ends with a command of ours"
     return [match[1] for match in found]

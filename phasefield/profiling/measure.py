@@ -1,6 +1,7 @@
 """A model's speed and memory at one batch size and length."""
 
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,18 +43,25 @@ class Workload:
 
         Returns:
             ``training`` and ``reading``: ``seconds``, the median of the repeats, ``tokens_per_second``,
-            ``peak_bytes``: weights, what the optimizer keeps, and the most that is needed besides;
+            ``tokens_per_processor_second``, which other programs on the machine hardly change (threads add
+            up; a GPU's time is not in it), ``peak_bytes``: weights, what the optimizer keeps, and the most
+            that is needed besides;
             ``parts``: seconds of a training step by part.
         """
         result: dict[str, Any] = {}
         for name, step in (("training", self._train), ("reading", self._read)):
             for _ in range(_WARM_UPS):
                 step()
-            seconds = statistics.median(seconds_of(step, self._device) for _ in range(repeats))
+            spent, begin = [], time.process_time()
+            for _ in range(repeats):
+                spent.append(seconds_of(step, self._device))
+            processor = (time.process_time() - begin) / repeats
+            seconds = statistics.median(spent)
             kept = self._kept() if name == "training" else bytes_of(self._weights())
             result[name] = {
                 "seconds": seconds,
                 "tokens_per_second": self._tokens / seconds,
+                "tokens_per_processor_second": self._tokens / processor,
                 "peak_bytes": kept + peak_bytes(step, self._device),
             }
         times = PartTimes(self._device)

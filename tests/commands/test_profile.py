@@ -1,6 +1,7 @@
 """`profile`: every model can be measured, each part's time is its own, and the model stays as it was."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -83,6 +84,7 @@ def test_every_model_of_the_package_can_be_measured(name):
     for kind in ("training", "reading"):
         measured = result[kind]
         assert measured["tokens_per_second"] == pytest.approx(18 / measured["seconds"])
+        assert 0 < measured["tokens_per_processor_second"] < math.inf
         assert measured["peak_bytes"] > weights
     if not entry.local:  # Adam keeps two numbers a weight, the gradient is a third
         parameters = sum(p.numel() * p.element_size() for p in model.parameters())
