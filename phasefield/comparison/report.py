@@ -29,7 +29,7 @@ def as_markdown(results: dict[str, Any]) -> str:
         _written(results),
         "## What decoding costs",
         "Tokens a second of one sequence behind prompts of so many tokens: a causal model's step, 64 tokens "
-        "drafted together otherwise.",
+        f"drafted together otherwise. {_seen(results)}",
         _by_length(results, lambda cell: count(cell["tokens_per_second"])),
         "Memory in MiB beside the weights, reading the prompt and writing; in parentheses what is kept of "
         "the text between two tokens.",
@@ -49,6 +49,14 @@ def _conditions(results: dict[str, Any]) -> str:
         "changed so that all models have about the same number of parameters, embeddings included. "
         "Operations are an estimate: 6 a parameter and token, unless the model counts its own."
     )
+
+
+def _seen(results: dict[str, Any]) -> str:
+    blocks = {name: model["model_flags"].get("block_size") for name, model in results["models"].items()}
+    bounded = [f"{name} {block:,}" for name, block in blocks.items() if block is not None]
+    if not bounded:
+        return "All models see the whole prompt."
+    return f"Of a longer prompt these see their last block at most, in tokens: {', '.join(bounded)}."
 
 
 def _learned(results: dict[str, Any]) -> str:
