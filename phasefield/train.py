@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str]) -> RunFlags:
     """
     named = bool(arguments) and not arguments[0].startswith("-")
     given, rest = (arguments[0], arguments[1:]) if named else (None, arguments)
-    where = _read_ahead(rest)
+    where = _read_ahead(rest, known_model(given or DEFAULT_MODEL))
     # Read first: a plugin that the file names is trusted, in the checkpoint to resume too.
     of_file = _fields_of_file(given or DEFAULT_MODEL, where.config)
     saved = _saved_flags(where)
@@ -47,7 +47,7 @@ def parse(arguments: Sequence[str]) -> RunFlags:
     if saved is not None and saved.model == name:
         size, run, of_model = where.size or saved.size, saved.run, saved.model_flags
     else:
-        size, run, of_model = where.size, _own_defaults(entry, where.steps), flags_of_size(name, where.size)
+        size, run, of_model = where.size, _own_defaults(entry, where), flags_of_size(name, where.size)
     of_model = {**of_model, **of_file}
     model_class = _without_vocabulary(entry.config_class)
     flags_class = make_dataclass(
@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str]) -> RunFlags:
     return RunFlags(name, flags.run, model_flags, size)
 
 
-def _read_ahead(arguments: Sequence[str]) -> argparse.Namespace:
+def _read_ahead(arguments: Sequence[str], entry: ModelEntry) -> argparse.Namespace:
     """The flags on which the defaults of the others depend; what is wrong with them the full parser says."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     folder = ("--save-dir", "--save_dir", "--checkpoint-dir", "--checkpoint_dir")
@@ -76,14 +76,19 @@ def _read_ahead(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--size", nargs="?")
     parser.add_argument("--steps", nargs="?")
+    for flag in entry.choices:
+        parser.add_argument(*{f"--{flag}", f"--{flag.replace('_', '-')}"}, nargs="?")
     return parser.parse_known_args(arguments)[0]
 
 
-def _own_defaults(entry: ModelEntry, steps: str | None) -> TrainConfig:
+def _own_defaults(entry: ModelEntry, where: argparse.Namespace) -> TrainConfig:
     """The model's own training defaults, its warm-up no longer than a run of so many steps."""
-    run = TrainConfig(**entry.training)
-    if steps is not None and steps.isdecimal():
-        run = replace(run, warmup_steps=min(run.warmup_steps, int(steps)))
+    own = dict(entry.training)
+    for flag, values in entry.choices.items():
+        own |= values.get(getattr(where, flag), {})
+    run = TrainConfig(**own)
+    if where.steps is not None and where.steps.isdecimal():
+        run = replace(run, warmup_steps=min(run.warmup_steps, int(where.steps)))
     return run
 
 

@@ -50,6 +50,8 @@ class ModelEntry:
         model_class: the module, built from one.
         sizes: config fields by name of size (``--size``); a flag given beside it wins.
         training: the training flags whose defaults are the model's own, by field of ``TrainConfig``.
+        choices: those that hang on a flag of the model: its name, its value, and what ``training`` is then
+            joined by.
         measure: what the loss's ``content`` is, in nats a token: the cross-entropy of the next token, that of
             masked tokens only, or a bound on the cross-entropy.
         width: the config field that a comparison changes to match models' numbers of parameters.
@@ -59,6 +61,7 @@ class ModelEntry:
     model_class: type[nn.Module]
     sizes: Mapping[str, Mapping[str, Any]] = dataclass_field(default_factory=dict)
     training: Mapping[str, Any] = dataclass_field(default_factory=dict)
+    choices: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclass_field(default_factory=dict)
     measure: Measure = "cross-entropy"
     width: str = "hidden_dim"
 
@@ -87,7 +90,12 @@ _TRANSFORMER_TRAINING = {
 }
 
 MODELS: dict[str, ModelEntry] = {
-    "landauer": ModelEntry(LandauerConfig, Landauer),
+    "landauer": ModelEntry(
+        LandauerConfig,
+        Landauer,
+        # The faithful cell does not learn its text by heart, however often it reads it; this one does.
+        choices={"cell": {"lru": {"decay_epochs": 3.0}}},
+    ),
     "field": ModelEntry(
         FieldConfig,
         Field,

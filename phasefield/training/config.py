@@ -38,6 +38,9 @@ class TrainConfig:
     """learning rate of Adam"""
     weight_decay: float = 0.0
     """of AdamW, a share of the learning rate; biases, norms and the like are spared"""
+    decay_epochs: float = 0.0
+    """in place of --weight-decay: the decay that lets a weight which nothing renews fall to 1/e in so many
+    passes over the training text, which is right for texts of any length; 0 = off"""
     beta1: float = 0.9
     """of Adam's mean of gradients"""
     beta2: float = 0.999
@@ -91,6 +94,7 @@ class TrainConfig:
         self._require("lr", 0 < self.lr < math.inf, "above 0 and finite")
         self._require("tokenizer", self.tokenizer != "", "char, morphological, gpt2 or a folder")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 (0 = off) and finite")
+        self._require("decay_epochs", 0 <= self.decay_epochs < math.inf, "at least 0 (0 = off) and finite")
         for name in ("beta1", "beta2"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("grad_clip", 0 <= self.grad_clip < math.inf, "at least 0 (0 = off) and finite")

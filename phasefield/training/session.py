@@ -173,7 +173,7 @@ def open_session(flags: RunFlags, console: Console) -> Session:
     model.train()
     loss = accelerator.prepare(torch.compile(_Loss(model)) if run.compile else _Loss(model))
     average = WeightAverage(model, run.average_decay)
-    optimizer = make_optimizer(model, run)
+    optimizer = make_optimizer(model, run, len(ids) / tokens_per_step)
     state = RunState(running_loss=torch.zeros((), device=accelerator.device))
     if checkpoint is not None:
         read_state(checkpoint, state, model, optimizer, accelerator, carried_form)

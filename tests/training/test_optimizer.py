@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +41,17 @@ def test_the_decay_shrinks_matrices_and_spares_vectors_and_what_is_marked():
         shrunk = 0.0 if name in ("1.bias", "2.bias", "2.weight") else 1e-2 * 0.5 * before[name]
         # Two roundings of numbers of about 1.
         assert torch.allclose(decayed[name], plain[name] - shrunk, atol=3e-7), name
+
+
+def test_a_decay_in_passes_over_the_text_is_that_share_of_the_rate():
+    config = TrainConfig(lr=1e-2, decay_epochs=4.0)
+    by_passes = trained(lambda layers: make_optimizer(layers, config, steps_per_epoch=25.0))
+    by_share = trained(lambda layers: make_optimizer(layers, TrainConfig(lr=1e-2, weight_decay=1.0)))
+    assert all(by_passes[name].equal(by_share[name]) for name in by_share)
+    groups = make_optimizer(model(), replace(config, weight_decay=0.5), 25.0).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+    groups = make_optimizer(model(), config).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.0]
 
 
 def test_the_betas_are_adams():
