@@ -94,7 +94,7 @@ MODELS: dict[str, ModelEntry] = {
         LandauerConfig,
         Landauer,
         # The faithful cell does not learn its text by heart, however often it reads it; this one does.
-        choices={"cell": {"lru": {"decay_epochs": 3.0}}},
+        choices={"cell": {"lru": {"decay_epochs": 8.0}}},
     ),
     "field": ModelEntry(
         FieldConfig,

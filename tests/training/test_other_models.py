@@ -132,7 +132,7 @@ def test_a_model_has_training_defaults_of_its_own_that_flags_beat():
 
 @pytest.mark.parametrize("name", [["landauer"], []])
 def test_a_models_flag_may_bring_defaults_of_training(name):
-    assert parse([*name, "--cell", "lru"]).run == replace(parse(name).run, decay_epochs=3.0)
+    assert parse([*name, "--cell", "lru"]).run == replace(parse(name).run, decay_epochs=8.0)
     assert parse([*name, "--cell=aperiodic"]).run == parse(name).run
     assert parse([*name, "--cell", "lru", "--decay-epochs", "0"]).run == parse(name).run
 
