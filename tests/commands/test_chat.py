@@ -177,9 +177,11 @@ class Terminal:
 
         self.master, slave = pty.openpty()
         command = [sys.executable, "-m", "phasefield", "chat", *arguments]
+        # A test run in a shell's background ignores SIGINT, and would hand that on.
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-        )
+            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         os.close(slave)
         self.output = ""
 
