@@ -12,6 +12,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from ..models import MODELS
 from ..training.checkpoint import MODEL_TYPE, check_code
 
+# What transformers calls the state between calls; the older name until 5.23.
+_CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+
 
 class PhasefieldForCausalLMConfig(PretrainedConfig):
     """Which model, and its config; a checkpoint of ``phasefield train`` is one.
@@ -128,6 +131,7 @@ class PhasefieldForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         return_dict: bool | None = None,
+        cache: TextState | None = None,
         **others: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits ``[B, T, vocab_size]`` of what follows each token.
@@ -140,6 +144,7 @@ class PhasefieldForCausalLM(PreTrainedModel, GenerationMixin):
                 the cross-entropy alone: ``model.model.loss`` has the model's own terms.
             use_cache: whether to return the state; yes if left out, outside training.
             return_dict: a tuple if False.
+            cache: past_key_values, as transformers calls it from 5.24 on.
             others: what the loss takes, such as ``num_items_in_batch``.
 
         Raises:
@@ -150,7 +155,7 @@ class PhasefieldForCausalLM(PreTrainedModel, GenerationMixin):
                 "attention_mask leaves out tokens on the left of others; a state that has read them cannot: "
                 "pad on the right, or pass texts of the same length."
             )
-        before = past_key_values
+        before = past_key_values if cache is None else cache
         if before is not None and input_ids.shape[1] == 1 and not torch.is_grad_enabled():
             logits, state = self.model.step(input_ids[:, 0], before.state)
             logits = logits.unsqueeze(1)
@@ -163,7 +168,7 @@ class PhasefieldForCausalLM(PreTrainedModel, GenerationMixin):
         if use_cache or (use_cache is None and not self.training):
             length = input_ids.shape[1] + (0 if before is None else before.length)
             read = TextState(self.model, state, length)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=read)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, **{_CACHE: read})
         return output.to_tuple() if return_dict is False else output
 
     def prepare_inputs_for_generation(
@@ -172,6 +177,7 @@ class PhasefieldForCausalLM(PreTrainedModel, GenerationMixin):
         past_key_values: TextState | None = None,
         attention_mask: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: TextState | None = None,
         **_: Any,
     ) -> dict[str, Any]:
         """What :meth:`forward` gets in ``generate``: the tokens that the state has not read.
@@ -179,13 +185,14 @@ class PhasefieldForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: texts of different lengths.
         """
-        if past_key_values is None and attention_mask is not None and not attention_mask.all():
+        before = past_key_values if cache is None else cache
+        if before is None and attention_mask is not None and not attention_mask.all():
             raise ValueError(
                 "attention_mask has zeros; generate needs texts of the same length, because a state cannot "
                 "leave out what pads them. Continue texts of different lengths one by one."
             )
-        read = 0 if past_key_values is None else past_key_values.length
-        return {"input_ids": input_ids[:, read:], "past_key_values": past_key_values, "use_cache": use_cache}
+        read = 0 if before is None else before.length
+        return {"input_ids": input_ids[:, read:], _CACHE: before, "use_cache": use_cache}
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
