@@ -6,7 +6,12 @@ import importlib
 import pytest
 
 LAYERS = "coherence contexts crystal evolution golden gravity local mixture perturbation sites"
-MODULES = [*(f"layers.{name}" for name in LAYERS.split()), "models.field.model", "training.hebbian"]
+MODULES = [
+    *(f"layers.{name}" for name in LAYERS.split()),
+    "models.field.model",
+    "training.passes",
+    "data.pieces",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)
