@@ -4,8 +4,10 @@ The model offers ``learn_`` and ``forget_`` beside what all causal models offer,
 buffers, so that its ``state_dict`` is the whole state of the training.
 """
 
+import itertools
 import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -88,7 +90,9 @@ def _readable() -> AbstractContextManager[None]:
 
 
 @out_of_memory_reported()
-def train_hebbian(flags: RunFlags, console: Console | None = None) -> Outcome:
+def train_hebbian(
+    flags: RunFlags, console: Console | None = None, *, seconds: float | None = None
+) -> Outcome:
     """Train a model by its local rules, or go on with a run.
 
     Each step predicts a batch, then learns from it: the loss shown is of text not yet learnt. A batch that
@@ -98,28 +102,37 @@ def train_hebbian(flags: RunFlags, console: Console | None = None) -> Outcome:
     Args:
         flags: ``lr`` is the rate of the mixture's delta rule for one token.
         console: where to show progress; standard output if None.
+        seconds: in place of the flags' steps: train until learning has taken so many seconds of the
+            processor, without a progress bar; the rate falls with these. Such a run cannot be resumed.
 
     Raises:
         UserError: the run cannot start, or the disk or the memory is full.
+        ValueError: a run of so many seconds is to be resumed.
     """
+    if seconds is not None and flags.run.resume:
+        raise ValueError(f"seconds is {seconds} and resume is set; a run by seconds begins anew.")
     console = console or Console()
     # What is made here are ordinary tensors, usable outside; inference mode sees them only change in place.
     session = _open(flags, console)
     with torch.inference_mode():
-        return _train(session, console)
+        return _train(session, console, seconds)
 
 
-def _train(session: _Run, console: Console) -> Outcome:
+def _train(session: _Run, console: Console, seconds: float | None) -> Outcome:
     run = session.flags.run
-    stopped_by = None
-    progress = ProgressReport(session.step, run.steps, session.batches.size, console)
+    stopped_by, spent = None, 0.0
+    progress = ProgressReport(
+        session.step, run.steps, session.batches.size, console if seconds is None else None
+    )
     with Interrupt() as interrupt, progress:
-        for index in range(session.step, run.steps):
-            loss = _learn(session, index)
+        for index in range(session.step, run.steps) if seconds is None else itertools.count():
+            begin = time.process_time()
+            loss = _learn(session, index, index / run.steps if seconds is None else spent / seconds)
+            spent += time.process_time() - begin
             session.step = step = index + 1
             session.losses.append((step, loss))
             progress.update(step, loss)
-            last, improved = step == run.steps, False
+            last, improved = step == run.steps if seconds is None else spent >= seconds, False
             if run.eval_every and (step % run.eval_every == 0 or last):
                 with progress.paused():
                     improved = _validate(session, progress)
@@ -127,7 +140,7 @@ def _train(session: _Run, console: Console) -> Outcome:
             if improved or last or stopped_by or step % run.save_every == 0:
                 with progress.paused():
                     session.save()
-            if stopped_by:
+            if stopped_by or last:
                 break
     with reported(OSError):
         draw_loss_curve(
@@ -145,7 +158,8 @@ def _train(session: _Run, console: Console) -> Outcome:
     return Outcome(session.step, stopped_by, session.validations[-1] if session.validations else None)
 
 
-def _learn(session: _Run, index: int) -> float:
+def _learn(session: _Run, index: int, done: float) -> float:
+    """Learn a batch and give its loss; ``done`` is the share of the training that lies behind."""
     run, model = session.flags.run, session.model
     with _readable():
         inputs, targets = session.batches.batch(index)
@@ -153,7 +167,7 @@ def _learn(session: _Run, index: int) -> float:
     generator = torch.Generator(inputs.device).manual_seed((run.seed * 0x9E3779B97F4A7C15 + index) % 2**63)
     if session.batches.repeats(index):
         model.forget_(inputs, targets, generator)
-    rate = run.lr * (FINAL_RATE + (1 - FINAL_RATE) * (1 - index / run.steps))
+    rate = run.lr * (FINAL_RATE + (1 - FINAL_RATE) * (1 - done))
     perturbation = session.schedule.at(index)
     loss = model.learn_(inputs, targets, rate=rate, perturbation=perturbation, generator=generator)
     total = loss.total.item()
