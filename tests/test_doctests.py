@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-LAYERS = "coherence contexts crystal evolution golden gravity local mixture perturbation sites"
+LAYERS = "coherence contexts crystal evolution golden gravity local mixture state_readout perturbation sites"
 MODULES = [
     *(f"layers.{name}" for name in LAYERS.split()),
     "models.field.model",

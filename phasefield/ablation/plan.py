@@ -24,13 +24,14 @@ from ..training.run_folder import RunFolder
 _NEVER = 2**62  # steps
 _NO_RATE = 1e-9  # a rate must be above 0; at this one all weights stay alike
 Rule = Literal["none", "hebb", "delta"]
+Matrix = Literal["none", "hebb", "delta", "oja"]
 Part = Literal["nothing", "crystal", "words", "gravity", "masses", "coherence", "mixture"]
-FACTORS = ("dataset", "embedding", "perturbation", "rule", "without")
+FACTORS = ("dataset", "embedding", "perturbation", "rule", "matrix", "without")
 
 
 @dataclass(frozen=True)
 class AblateFlags:
-    """A grid of field models: every combination of the five lists, from every seed.
+    """A grid of field models: every combination of the six lists, from every seed.
 
     Raises:
         UsageError: a value out of range; the message names the flag.
@@ -46,6 +47,8 @@ class AblateFlags:
     """names as in train, or UTF-8 text files"""
     rules: tuple[Rule, ...] = ("none",)
     """of each sequence's fast weights; none = no fast weights"""
+    matrices: tuple[Matrix, ...] = ("none",)
+    """rules of a dense crystal, whose states are read out as one more predictor; none = no such"""
     without: tuple[Part, ...] = ("nothing",)
     """the part left out: the crystal (but for single tokens), its contexts of words, gravity, the masses (all
     are 1), coherence among the mixture's gates, the mixture's learning (all predictors count alike)"""
@@ -71,7 +74,7 @@ class AblateFlags:
     def __post_init__(self) -> None:
         if not self.name or Path(self.name).name != self.name:
             raise UsageError(f"NAME is {self.name!r}; it must be the name of one folder.")
-        for name in ("embeddings", "perturbations", "datasets", "rules", "without"):
+        for name in ("embeddings", "perturbations", "datasets", "rules", "matrices", "without"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise UsageError(f"--{name} is {' '.join(values) or 'empty'}; give at least one, each once.")
@@ -104,7 +107,7 @@ class AblateFlags:
     @property
     def cells(self) -> list[dict[str, str]]:
         """The combinations, by factor; those of one dataset follow each other, its first is the baseline."""
-        lists = (self.datasets, self.embeddings, self.perturbations, self.rules, self.without)
+        lists = (self.datasets, self.embeddings, self.perturbations, self.rules, self.matrices, self.without)
         return [dict(zip(FACTORS, values, strict=True)) for values in itertools.product(*lists)]
 
     def runs(self) -> Iterator[tuple[dict[str, str], int]]:
@@ -140,6 +143,7 @@ class AblateFlags:
             "perturbation_schedule": json.dumps({"0": cell["perturbation"]}),
             "fast_weights": cell["rule"] != "none",
             "fast_rule": "delta" if cell["rule"] == "delta" else "hebb",
+            "matrix_rule": cell["matrix"],
             **self._left_out(cell["without"]),
         }
         return RunFlags("field", TrainConfig(**config), model, self.size)

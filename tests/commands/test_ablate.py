@@ -53,6 +53,7 @@ def test_a_grid_is_trained_scored_and_reported(place, capsys):
             "embedding": "cone",
             "perturbation": "none",
             "rule": "delta",
+            "matrix": "none",
             "without": "nothing",
         },
         1,
@@ -66,7 +67,7 @@ def test_a_grid_is_trained_scored_and_reported(place, capsys):
     row = next(line for line in report.splitlines() if line.startswith("| other.txt | delta |"))
     assert f"| {apart:+.4f} ±" in row
     assert report.count("| – |") == 2  # the first of each dataset
-    assert "Everywhere: embedding cone, perturbation none, without nothing." in report
+    assert "Everywhere: embedding cone, perturbation none, matrix none, without nothing." in report
     for picture in ("scores.png", "training.png"):
         assert (folder / picture).read_bytes()[:4] == b"\x89PNG"
     assert not list((folder / "runs").iterdir())
