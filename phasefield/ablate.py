@@ -48,6 +48,7 @@ def run(arguments: Sequence[str]) -> int:
             console.print(f"interrupted; the same command with --resume goes on in {flags.folder}")
             return 128 + stopped_by
         kept(scores, lambda result=result: result)
+        console.print(f"{result['content']:.4f} nats a token after {len(result['losses']):,} steps")
         # The scores are what counts; a grid's checkpoints would fill a disk.
         shutil.rmtree(flags.folder / "runs" / run_name(cell, seed))
     _report(flags, describe_device(device), console)
@@ -58,9 +59,12 @@ def _train(
     flags: AblateFlags, cell: dict[str, str], seed: int, console: Console
 ) -> tuple[dict[str, Any], int | None]:
     run_flags = flags.run_flags(cell, seed)
-    begin = time.monotonic()
-    outcome = train_hebbian(run_flags, console)
-    seconds = time.monotonic() - begin
+    budget = None if flags.minutes is None else 60 * flags.minutes
+    if budget is not None and RunFolder(run_flags.run.save_dir).latest() is not None:
+        shutil.rmtree(run_flags.run.save_dir)  # a training by time begins anew
+    begin = time.process_time()
+    outcome = train_hebbian(run_flags, console, seconds=budget)
+    seconds = time.process_time() - begin
     checkpoint = RunFolder(run_flags.run.save_dir).latest()
     trained = read_json(checkpoint / "trainer.json") if checkpoint else {}
     result = {
@@ -82,7 +86,8 @@ def _report(flags: AblateFlags, device: str, console: Console) -> None:
     results = {
         "name": flags.name,
         "size": flags.size,
-        "steps": run.steps,
+        "steps": None if flags.minutes else run.steps,
+        "minutes": flags.minutes,
         "batch_size": run.batch_size,
         "seq_len": run.seq_len,
         "seeds": flags.seeds,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import command_line
-from .data import load_corpus
+from .data import load_corpus, stream_corpus
 from .errors import UsageError, reported
 from .training import TrainConfig, evaluate, find_checkpoint, load_model
 from .training.checkpoint import read_json
@@ -55,18 +55,21 @@ def run(arguments: Sequence[str]) -> int:
     saved = read_json(checkpoint / "trainer.json")
     trained, measure = saved["flags"], known_model(saved["model"]).measure
     data_path, dataset = flags.data_path, flags.dataset
-    if data_path is None and dataset is None:
+    own_text = data_path is None and dataset is None
+    if own_text:
         data_path, dataset = trained["data_path"], trained["dataset"]
     seq_len = flags.seq_len or trained["seq_len"]
     with reported(ValueError, OSError, RuntimeError):
-        corpus = load_corpus(dataset or TrainConfig.dataset, data_path)
+        streamed = stream_corpus(dataset, data_path) if own_text and trained.get("stream") else None
+        corpus = streamed.sample if streamed else load_corpus(dataset or TrainConfig.dataset, data_path)
         ids = validation_ids(corpus, tokenizer).to(device)
     print(f"{checkpoint} on {describe_device(device)}, {backend} backend")
     text = predicted_text(corpus, tokenizer, ids)
     options = {"characters": len(text), "measure": measure, "stateful": flags.stateful}
     with reported(ValueError):
         result = evaluate(model, ids, flags.batch_size, seq_len, **options)
-    print(f"{corpus.name}: {describe_split(result.tokens, seq_len, measure, flags.stateful)}")
+    whole = streamed is None or streamed.whole_validation
+    print(f"{corpus.name}: {describe_split(result.tokens, seq_len, measure, flags.stateful, whole=whole)}")
     print(result)
     if perplexities := result.perplexities(text):
         at_most = "at most " if measure == "bound" else ""

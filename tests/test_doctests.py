@@ -5,8 +5,13 @@ import importlib
 
 import pytest
 
-LAYERS = "coherence contexts crystal evolution golden gravity local mixture perturbation sites"
-MODULES = [*(f"layers.{name}" for name in LAYERS.split()), "models.field.model", "training.hebbian"]
+LAYERS = "coherence contexts crystal evolution golden gravity local mixture state_readout perturbation sites"
+MODULES = [
+    *(f"layers.{name}" for name in LAYERS.split()),
+    "models.field.model",
+    "training.passes",
+    "data.pieces",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

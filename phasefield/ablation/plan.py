@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,18 +15,23 @@ from ..data.corpora import DATASETS, plain_name
 from ..errors import UsageError, UserError
 from ..layers.golden import Embedding
 from ..layers.perturbation import Kind
+from ..models import FieldConfig
 from ..training import RunFlags, TrainConfig
 from ..training.durable import replace_text
 from ..training.flags import flags_of_size, known_model
 from ..training.run_folder import RunFolder
 
+_NEVER = 2**62  # steps
+_NO_RATE = 1e-9  # a rate must be above 0; at this one all weights stay alike
 Rule = Literal["none", "hebb", "delta"]
-FACTORS = ("dataset", "embedding", "perturbation", "rule")
+Matrix = Literal["none", "hebb", "delta", "oja"]
+Part = Literal["nothing", "crystal", "words", "gravity", "masses", "coherence", "mixture"]
+FACTORS = ("dataset", "embedding", "perturbation", "rule", "matrix", "without")
 
 
 @dataclass(frozen=True)
 class AblateFlags:
-    """A grid of field models: every combination of the four lists, from every seed.
+    """A grid of field models: every combination of the six lists, from every seed.
 
     Raises:
         UsageError: a value out of range; the message names the flag.
@@ -41,12 +47,19 @@ class AblateFlags:
     """names as in train, or UTF-8 text files"""
     rules: tuple[Rule, ...] = ("none",)
     """of each sequence's fast weights; none = no fast weights"""
+    matrices: tuple[Matrix, ...] = ("none",)
+    """rules of a dense crystal, whose states are read out as one more predictor; none = no such"""
+    without: tuple[Part, ...] = ("nothing",)
+    """the part left out: the crystal (but for single tokens), its contexts of words, gravity, the masses (all
+    are 1), coherence among the mixture's gates, the mixture's learning (all predictors count alike)"""
     seeds: int = 3
     """trainings of each combination, from the seeds 0, 1, …"""
     size: str = "small"
     """of the model"""
     steps: int | None = None
     """of each training; the model's own if left out"""
+    minutes: float | None = None
+    """in place of --steps: processor time that each training may learn for, the same for all"""
     batch_size: int | None = None
     """sequences a step; the model's own if left out"""
     seq_len: int | None = None
@@ -61,7 +74,7 @@ class AblateFlags:
     def __post_init__(self) -> None:
         if not self.name or Path(self.name).name != self.name:
             raise UsageError(f"NAME is {self.name!r}; it must be the name of one folder.")
-        for name in ("embeddings", "perturbations", "datasets", "rules"):
+        for name in ("embeddings", "perturbations", "datasets", "rules", "matrices", "without"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise UsageError(f"--{name} is {' '.join(values) or 'empty'}; give at least one, each once.")
@@ -69,6 +82,10 @@ class AblateFlags:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UsageError(f"--minutes is {self.minutes}; it must be above 0 and finite.")
+        if self.minutes is not None and self.steps is not None:
+            raise UsageError("--minutes and --steps are both given; one of them ends a training.")
         known = {plain_name(name) for name in DATASETS}
         for dataset in self.datasets:
             if not Path(dataset).is_file() and plain_name(dataset) not in known:
@@ -90,7 +107,7 @@ class AblateFlags:
     @property
     def cells(self) -> list[dict[str, str]]:
         """The combinations, by factor; those of one dataset follow each other, its first is the baseline."""
-        lists = (self.datasets, self.embeddings, self.perturbations, self.rules)
+        lists = (self.datasets, self.embeddings, self.perturbations, self.rules, self.matrices, self.without)
         return [dict(zip(FACTORS, values, strict=True)) for values in itertools.product(*lists)]
 
     def runs(self) -> Iterator[tuple[dict[str, str], int]]:
@@ -102,6 +119,7 @@ class AblateFlags:
     def run_flags(self, cell: dict[str, str], seed: int) -> RunFlags:
         """Of one training; it goes on where it was interrupted."""
         own = known_model("field").training
+        by_time = self.minutes is not None
         steps = self.steps or own["steps"]
         save_dir = self.folder / "runs" / run_name(cell, seed)
         config = {
@@ -109,22 +127,36 @@ class AblateFlags:
             "steps": steps,
             "batch_size": self.batch_size or own["batch_size"],
             "seq_len": self.seq_len or own["seq_len"],
-            "eval_every": steps,
-            "save_every": max(1, steps // 4),
+            "eval_every": _NEVER if by_time else steps,  # and at the end
+            "save_every": _NEVER if by_time else max(1, steps // 4),
             "seed": seed,
             "device": self.device,
             "save_dir": str(save_dir),
-            "resume": RunFolder(save_dir).latest() is not None,
+            "resume": not by_time and RunFolder(save_dir).latest() is not None,
             "log_with": "none",
             "dataset": cell["dataset"],
         }
+        if cell["without"] == "mixture":
+            config["lr"] = _NO_RATE
         model = {
             "embedding": cell["embedding"],
             "perturbation_schedule": json.dumps({"0": cell["perturbation"]}),
             "fast_weights": cell["rule"] != "none",
             "fast_rule": "delta" if cell["rule"] == "delta" else "hebb",
+            "matrix_rule": cell["matrix"],
+            **self._left_out(cell["without"]),
         }
         return RunFlags("field", TrainConfig(**config), model, self.size)
+
+    def _left_out(self, part: Part) -> dict[str, Any]:
+        contexts = flags_of_size("field", self.size).get("contexts", FieldConfig.contexts).split()
+        return {
+            "crystal": {"contexts": contexts[0]},
+            "words": {"contexts": " ".join(name for name in contexts if name.isdigit())},
+            "gravity": {"horizon": 0},
+            "masses": {"surprise_mass": False},
+            "coherence": {"coherence_gate": False},
+        }.get(part, {})
 
     def save(self) -> None:
         """Make the folder, and keep the grid in it.

@@ -28,22 +28,29 @@ def as_markdown(results: dict[str, Any]) -> str:
             [cell[factor] for factor in varied]
             + [spread(cell["content"])]
             + ["–" if cell is first else _signed(apart)]
+            + [count(statistics.fmean(len(losses) for losses in cell["losses"]))]
             + [count(statistics.fmean(seconds)) if seconds else "–"]
         )
     fixed = ", ".join(f"{factor} {cells[0][factor]}" for factor in FACTORS if factor not in varied)
     sections = [
         f"# Ablation {results['name']}",
-        f"Field model, size {results['size']}, {results['steps']} steps of {results['batch_size']} × "
+        f"Field model, size {results['size']}, {_length(results)} of {results['batch_size']} × "
         f"{results['seq_len']} tokens, {results['seeds']} seeds; {results['device']}, torch "
         f"{results['torch_version']}.{f' Everywhere: {fixed}.' if fixed else ''}",
         "Cross-entropy of the full validation split, learning off, in nats a token: mean ± standard "
         "deviation over the seeds. The difference is to the dataset's first row, seed by seed. Seconds are "
-        "of training and validation, of runs that were not interrupted.",
-        table([*varied, "nats a token", "difference", "seconds"], rows),
+        "of the processor, for training and validation, of runs that were not interrupted.",
+        table([*varied, "nats a token", "difference", "steps", "seconds"], rows),
         "![scores](scores.png)",
         "![training](training.png)",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _length(results: dict[str, Any]) -> str:
+    if results["minutes"]:
+        return f"{60 * results['minutes']:g} seconds of learning in steps"
+    return f"{results['steps']} steps"
 
 
 def varied_factors(cells: list[dict[str, Any]]) -> list[str]:
@@ -78,7 +85,10 @@ def draw_training(path: Path, results: dict[str, Any]) -> None:
     figure, panels = _panels(results, 4)
     for axes, cells in panels:
         for place, cell in enumerate(cells):
-            losses = _mean_losses(cell) - (_mean_losses(cells[0]) if len(cells) > 1 else 0)
+            losses = _mean_losses(cell)
+            if len(cells) > 1:
+                first = _mean_losses(cells[0])
+                losses = losses[: len(first)] - first[: len(losses)]
             colour, style = _COLOURS[place % len(_COLOURS)], "-" if place < len(_COLOURS) else "--"
             axes.plot(np.arange(1, len(losses) + 1), losses, style, color=colour, label=_label(cell, results))
         less = ",\nless the first row's" if len(cells) > 1 else ""
@@ -88,7 +98,8 @@ def draw_training(path: Path, results: dict[str, Any]) -> None:
 
 
 def _mean_losses(cell: dict[str, Any]) -> np.ndarray:
-    return np.mean([[loss for _, loss in seed] for seed in cell["losses"]], axis=0)
+    steps = min(len(losses) for losses in cell["losses"])
+    return np.mean([[loss for _, loss in losses[:steps]] for losses in cell["losses"]], axis=0)
 
 
 def _panels(results: dict[str, Any], height: float) -> tuple[Any, Iterator[tuple[Any, list[dict[str, Any]]]]]:
@@ -112,7 +123,10 @@ def _datasets(results: dict[str, Any]) -> list[str]:
 
 def _label(cell: dict[str, Any], results: dict[str, Any]) -> str:
     varied = [factor for factor in varied_factors(results["cells"]) if factor != "dataset"]
-    names = [f"{factor} none" if cell[factor] == "none" else cell[factor] for factor in varied]
+    names = [
+        f"{factor} {cell[factor]}" if factor == "without" or cell[factor] == "none" else cell[factor]
+        for factor in varied
+    ]
     return ", ".join(names) or cell["embedding"]
 
 

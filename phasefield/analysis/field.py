@@ -102,8 +102,8 @@ def observe(model: Field, tokenizer: Tokenizer, text: str) -> Observation:
     gravity = model.gravity or _gravity_of(model)
     suffixes, _ = model.phases.suffixes(tokens, model.init_state(1).contexts.recent, gravity.orders)
     nested = torch.stack(suffixes[1:], dim=-1)
-    places = gravity.positions(nested)
-    came_to = gravity.positions(torch.cat([torch.zeros_like(nested[:, :1]), nested[:, :-1]], dim=1))
+    places = gravity.code(nested)
+    came_to = gravity.code(torch.cat([torch.zeros_like(nested[:, :1]), nested[:, :-1]], dim=1))
     paths, energy = _fall(places, mass)
     learnt = bool(model.coherences.any())
     return Observation(

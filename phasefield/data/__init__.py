@@ -4,6 +4,7 @@ from .batches import ContiguousStreams, RandomWindows, evaluation_batches
 from .characters import CharTokenizer
 from .corpora import DATASETS, Corpus, load_corpus
 from .morphology import MorphologicalTokenizer
+from .pieces import StreamedCorpus, stream_corpus
 from .streaming import TextStream
 from .subwords import SubwordTokenizer
 from .tokenizer import Tokenizer, load_tokenizer, make_tokenizer
@@ -15,6 +16,7 @@ __all__ = [
     "Corpus",
     "MorphologicalTokenizer",
     "RandomWindows",
+    "StreamedCorpus",
     "SubwordTokenizer",
     "TextStream",
     "Tokenizer",
@@ -22,4 +24,5 @@ __all__ = [
     "load_corpus",
     "load_tokenizer",
     "make_tokenizer",
+    "stream_corpus",
 ]

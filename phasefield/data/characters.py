@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 FILE = "tokenizer.json"
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def write_for_transformers(tokenizer: str, folder: Path) -> None:
@@ -20,6 +21,8 @@ def write_for_transformers(tokenizer: str, folder: Path) -> None:
 
 class CharTokenizer:
     """One token a character (Unicode code point); token i is the i-th symbol.
+
+    If the replacement character � is a symbol, it stands for every character that is none.
 
     Saved in the format of Hugging Face's ``tokenizers``, so ``AutoTokenizer.from_pretrained`` reads it too.
 
@@ -38,6 +41,7 @@ class CharTokenizer:
         points = [ord(symbol) for symbol in self.symbols]
         self._ids = np.full(max(points) + 2, -1, dtype=np.int64)
         self._ids[points] = np.arange(len(points))
+        self._unknown = self.symbols.index(_REPLACEMENT) if _REPLACEMENT in self.symbols else None
 
     @classmethod
     def from_text(cls, text: str) -> "CharTokenizer":
@@ -60,10 +64,13 @@ class CharTokenizer:
         """Token ids, int64 ``[len(text)]``.
 
         Raises:
-            ValueError: characters outside the vocabulary; the message names the first and where it stands.
+            ValueError: characters outside a vocabulary without �; the message names the first and where it
+                stands.
         """
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         ids = self._ids[np.minimum(points, len(self._ids) - 1)]
+        if self._unknown is not None:
+            ids[ids < 0] = self._unknown
         unknown = np.flatnonzero(ids < 0)
         if len(unknown):
             at = int(unknown[0])
@@ -84,7 +91,7 @@ class CharTokenizer:
         from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
         vocabulary = {symbol: i for i, symbol in enumerate(self.symbols)}
-        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=self.symbols[0]))
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=self.symbols[self._unknown or 0]))
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokenizer.decoder = decoders.Fuse()
         write_for_transformers(tokenizer.to_str(), Path(folder))

@@ -5,6 +5,7 @@ import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .shakespeare import shakespeare_text
 
@@ -22,6 +23,32 @@ class Corpus:
     name: str
     train: str
     validation: str
+
+
+@dataclass(frozen=True)
+class HubText:
+    """A dataset of the Hugging Face hub whose rows are texts.
+
+    Attributes:
+        repository: on the hub.
+        config: of the dataset, where it has several.
+        revision: where it is not the newest.
+        between: what stands between two rows.
+    """
+
+    repository: str
+    config: str | None = None
+    revision: str | None = None
+    between: str = ""
+
+
+HUB_TEXTS = {
+    "wikitext2": HubText("Salesforce/wikitext", "wikitext-2-raw-v1"),
+    "wikitext103": HubText("Salesforce/wikitext", "wikitext-103-raw-v1"),
+    "tinystories": HubText("roneneldan/TinyStories", between="\n\n"),
+    "c4": HubText("allenai/c4", "en", between="\n\n"),
+}
+"""Those with a training and a validation part, which :func:`~phasefield.data.stream_corpus` can read."""
 
 
 def load_corpus(dataset: str = "shakespeare", data_path: str | Path | None = None) -> Corpus:
@@ -70,15 +97,22 @@ def _split(name: str, text: str) -> Corpus:
 
 def _read_text(path: Path) -> str:
     data = path.read_bytes()
+    mark = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
     try:
-        return data.decode("utf-8-sig")
+        return data[mark:].decode("utf-8")
     except UnicodeDecodeError as error:
-        # The codec counts from behind the byte order mark that it drops.
-        at = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
-        raise ValueError(
-            f"{path} is not UTF-8: byte 0x{data[at]:02x} at position {at:,} ({error.reason}). "
-            f"Convert it, for example: iconv -f latin1 -t utf-8 {path.name} > utf8.txt"
-        ) from error
+        raise not_utf8(path, mark, error) from error
+
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def not_utf8(path: Path, begin: int, error: UnicodeDecodeError) -> ValueError:
+    """What to say of a file whose bytes from ``begin`` on could not be decoded."""
+    return ValueError(
+        f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at position {begin + error.start:,} "
+        f"({error.reason}). Convert it, for example: iconv -f latin1 -t utf-8 {path.name} > utf8.txt"
+    )
 
 
 def _shakespeare(name: str) -> Corpus:
@@ -97,43 +131,62 @@ def _random(name: str) -> Corpus:
     return _split(name, "".join(letters))
 
 
-def _load_from_hub(name: str, hub_id: str, config: str | None = None, revision: str | None = None) -> dict:
+def load_from_hub(name: str, text: HubText, **options: Any) -> Any:
+    """A dataset of the hub, as ``datasets.load_dataset`` gives it with these options.
+
+    Raises:
+        RuntimeError: it cannot be had, with what to do.
+    """
     import datasets
 
     try:
-        return datasets.load_dataset(hub_id, config, revision=revision)
+        return datasets.load_dataset(text.repository, text.config, revision=text.revision, **options)
     except Exception as error:  # the hub's client raises a dozen unrelated types when it is offline
-        raise RuntimeError(
-            f"dataset {name!r} ({hub_id} on the Hugging Face hub) could not be loaded: "
-            f"{type(error).__name__}: {error!s:.300} Run once with internet access (it is cached), give a "
-            "file by --data-path, or take --dataset shakespeare, which needs no internet."
-        ) from error
+        raise unreachable(name, text, error, streaming=options.get("streaming", False)) from error
+
+
+def unreachable(name: str, text: HubText, error: Exception, *, streaming: bool) -> RuntimeError:
+    """What to say when the hub cannot be reached."""
+    advice = (
+        "A stream needs internet access all the time (--resume goes on behind the last checkpoint); without "
+        "it"
+        if streaming
+        else "Run once with internet access (it is cached),"
+    )
+    return RuntimeError(
+        f"dataset {name!r} ({text.repository} on the Hugging Face hub) could not be "
+        f"{'streamed' if streaming else 'loaded'}: {type(error).__name__}: {error!s:.300} {advice} give a "
+        "file by --data-path, or take --dataset shakespeare, which needs no internet."
+    )
 
 
 def _tiny_shakespeare(name: str) -> Corpus:
     # The hub cuts it 90/5/5; everyone else cuts the whole file 90/10. Its loading script no longer runs
     # in datasets 4, its conversion to Parquet does.
-    parts = _load_from_hub(name, "karpathy/tiny_shakespeare", revision="refs/convert/parquet")
+    parts = load_from_hub(name, HubText("karpathy/tiny_shakespeare", revision="refs/convert/parquet"))
     return _split(name, "".join("".join(parts[part]["text"]) for part in ("train", "validation", "test")))
 
 
-def _wikitext(name: str) -> Corpus:
-    config = {"wikitext2": "wikitext-2-raw-v1", "wikitext103": "wikitext-103-raw-v1"}[name]
-    parts = _load_from_hub(name, "Salesforce/wikitext", config)
-    return Corpus(name, "".join(parts["train"]["text"]), "".join(parts["validation"]["text"]))
+def _from_hub(name: str) -> Corpus:
+    text = HUB_TEXTS[name]
+    parts = load_from_hub(name, text)
+    return Corpus(name, *(text.between.join(parts[part]["text"]) for part in ("train", "validation")))
 
 
-def _tinystories(name: str) -> Corpus:
-    parts = _load_from_hub(name, "roneneldan/TinyStories")
-    return Corpus(name, "\n\n".join(parts["train"]["text"]), "\n\n".join(parts["validation"]["text"]))
+def _too_large(name: str) -> Corpus:
+    raise RuntimeError(
+        f"dataset {name!r} has hundreds of gigabytes of text: phasefield train field --dataset "
+        f"{name} --stream reads it in pieces."
+    )
 
 
 DATASETS: dict[str, Callable[[str], Corpus]] = {
     "shakespeare": _shakespeare,
     "tiny_shakespeare": _tiny_shakespeare,
-    "wikitext2": _wikitext,
-    "wikitext103": _wikitext,
-    "tinystories": _tinystories,
+    "wikitext2": _from_hub,
+    "wikitext103": _from_hub,
+    "tinystories": _from_hub,
+    "c4": _too_large,
     "random": _random,
 }
 """How each named corpus is loaded."""

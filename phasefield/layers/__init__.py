@@ -33,6 +33,7 @@ from .phase_gate import PhaseGLU, phase_gate
 from .phase_norm import ModReLU, PhaseRMSNorm
 from .sites import SiteTable
 from .ssm import SSMState
+from .state_readout import StateReadout
 
 __all__ = [
     "AperiodicLRU",
@@ -60,6 +61,7 @@ __all__ = [
     "PhaseRMSNorm",
     "SSMState",
     "SiteTable",
+    "StateReadout",
     "ThermodynamicInertiaLoss",
     "beta_times",
     "cayley",

@@ -30,6 +30,35 @@ class GravityState:
     last: Tensor
 
 
+class NestedCode(nn.Module):
+    """Unit vectors of nested contexts: the golden codes of the last 1, 2, …, R tokens, side by side.
+
+    Their weights fall as ``φ^{-r}``: each further token that agrees brings two contexts closer.
+
+    Args:
+        orders: R.
+        width: of one order's code, even.
+        embedding: the code of one order, see :func:`~phasefield.layers.phase_code`.
+    """
+
+    def __init__(self, orders: int, width: int, embedding: Embedding) -> None:
+        super().__init__()
+        self.embedding = embedding
+        weight = PHI ** -torch.arange(1, orders + 1).float()
+        self.register_buffer("weight", (weight / weight.sum()).sqrt(), persistent=False)
+        self.register_buffer("frequencies", golden_frequencies(width // 2), persistent=False)
+
+    @property
+    def dim(self) -> int:
+        """Of the vectors: ``R · width`` (cone: ``R · 3``)."""
+        return len(self.weight) * (3 if self.embedding == "cone" else 2 * len(self.frequencies))
+
+    def forward(self, phases: Tensor) -> Tensor:
+        """The unit vectors ``[…, dim]`` of context phases ``[…, R]``."""
+        codes = phase_code(phases, self.frequencies, self.embedding) * self.weight.unsqueeze(1)
+        return codes.flatten(-2)
+
+
 class GravityMemory(nn.Module):
     """Every token of the sequence is a particle, which pulls the present towards what it was.
 
@@ -39,11 +68,9 @@ class GravityMemory(nn.Module):
 
         ``λ Σ_j m_j [v_j = v] (|q_j − q'|² + λ² + ε²)^{-3/2}``
 
-    so what followed contexts like the present one pulls hardest. Contexts are nested: q joins the golden
-    codes of the last 1, 2, …, R tokens with weights falling as ``φ^{-r}``, and each further token that
-    agrees brings two contexts closer. Far particles form a uniform background, ``(2 + λ² + ε²)^{-3/2}`` each
-    (1 in the place of 2 for the cone, whose codes are not orthogonal); as in cosmology only what exceeds it
-    counts.
+    so what followed contexts like the present one pulls hardest. q is the :class:`NestedCode` of the
+    context. Far particles form a uniform background, ``(2 + λ² + ε²)^{-3/2}`` each (1 in the place of 2 for
+    the cone, whose codes are not orthogonal); as in cosmology only what exceeds it counts.
 
     Args:
         vocab_size: V.
@@ -80,15 +107,13 @@ class GravityMemory(nn.Module):
             )
         self.vocab_size, self.orders, self.horizon = vocab_size, orders, horizon
         self.value_scale, self.softening, self.embedding = value_scale, softening, embedding
-        weight = PHI ** -torch.arange(1, orders + 1).float()
-        self.register_buffer("weight", (weight / weight.sum()).sqrt(), persistent=False)
-        self.register_buffer("frequencies", golden_frequencies(width // 2), persistent=False)
+        self.code = NestedCode(orders, width, embedding)
         apart = 1 if embedding == "cone" else 2  # |q − q'|² in the mean
         self.background = (apart + value_scale**2 + softening**2) ** -1.5
 
     def init_state(self, batch: int) -> GravityState:
         """No particles."""
-        where = {"device": self.weight.device}
+        where = {"device": self.code.weight.device}
         whole = {"dtype": torch.int64, **where}
         return GravityState(
             torch.zeros(batch, 0, self.orders, **whole),
@@ -96,11 +121,6 @@ class GravityMemory(nn.Module):
             torch.zeros(batch, 0, **where),
             torch.zeros(batch, self.orders, **whole),
         )
-
-    def positions(self, phases: Tensor) -> Tensor:
-        """The unit vectors q ``[…, R · width]`` (cone: ``[…, R · 3]``) of context phases ``[…, R]``."""
-        codes = phase_code(phases, self.frequencies, self.embedding) * self.weight.unsqueeze(1)
-        return codes.flatten(-2)
 
     def forward(
         self,
@@ -133,8 +153,8 @@ class GravityMemory(nn.Module):
             phases[:, -1] if length else state.last,
         )
         one_hot = nn.functional.one_hot(seen.tokens, self.vocab_size).to(mass.dtype)
-        particles = torch.cat([self.positions(seen.phases), self.value_scale * one_hot], dim=-1)
-        tests = self.positions(phases)
+        particles = torch.cat([self.code(seen.phases), self.value_scale * one_hot], dim=-1)
+        tests = self.code(phases)
         tests = nn.functional.pad(tests if move is None else move(tests), (0, self.vocab_size))
         pulls = [
             self._pull(tests[:, at : at + _CHUNK], particles, seen.mass, old + at)

@@ -22,8 +22,12 @@ class TrainConfig:
     data_path: str | None = None
     """a UTF-8 text file to train on, instead of a dataset"""
     dataset: str = "shakespeare"
-    """shakespeare (needs no internet), tiny_shakespeare, wikitext2, wikitext103, tinystories, random (letters
-    drawn evenly, to try an architecture out) or a file, as --data-path"""
+    """shakespeare (needs no internet), tiny_shakespeare, wikitext2, wikitext103, tinystories, c4 (only with
+    --stream), random (letters drawn evenly, to try an architecture out) or a file, as --data-path"""
+    stream: bool = False
+    """read the text in pieces while it is learnt, in the same memory however long it is; for models that
+    learn without gradients. The tokenizer is made from the first 2,000,000 characters, and validation reads
+    as many of its part"""
     max_train_samples: int | None = None
     """train on the first so many windows of --seq-len tokens only"""
     batch_size: int = 32

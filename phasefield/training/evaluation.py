@@ -142,7 +142,9 @@ def predicted_text(corpus: Corpus, tokenizer: Tokenizer, ids: Tensor) -> str:
     return corpus.validation[len(tokenizer.decode(ids[:1])) :]
 
 
-def describe_split(tokens: int, seq_len: int, measure: Measure, stateful: bool = False) -> str:
+def describe_split(
+    tokens: int, seq_len: int, measure: Measure, stateful: bool = False, *, whole: bool = True
+) -> str:
     """What an evaluation covers and measures, in words."""
     what = {
         "cross-entropy": "",
@@ -150,4 +152,5 @@ def describe_split(tokens: int, seq_len: int, measure: Measure, stateful: bool =
         "bound": "; content is an upper bound of the cross-entropy",
     }[measure]
     state = "carried" if stateful else "reset"
-    return f"full validation split, {tokens:,} tokens, windows of {seq_len}, state {state}{what}"
+    part = "full validation split" if whole else "beginning of the validation split"
+    return f"{part}, {tokens:,} tokens, windows of {seq_len}, state {state}{what}"

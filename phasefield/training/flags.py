@@ -63,7 +63,7 @@ class RunFlags:
         size: one of the model's sizes by name, or None.
 
     Raises:
-        UsageError: an unknown model or size, or a flag the model does not have.
+        UsageError: an unknown model or size, a flag the model does not have, or a stream where none is read.
     """
 
     model: str
@@ -80,6 +80,22 @@ class RunFlags:
                 f"{self.model} has no {', '.join(sorted(unknown))}; its flags are {', '.join(defaults)}."
             )
         object.__setattr__(self, "model_flags", defaults | of_size | self.model_flags)
+        if self.run.stream:
+            self._check_stream()
+
+    def _check_stream(self) -> None:
+        local = [name for name, entry in MODELS.items() if entry.local]
+        if self.model not in local:
+            raise UsageError(
+                f"--stream: {self.model} draws its windows from all over a text in memory; what reads a "
+                f"stream is {', '.join(local)}."
+            )
+        for name in ("epochs", "max_train_samples"):
+            if getattr(self.run, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is {getattr(self.run, name)}, but the length of a stream "
+                    "is not known beforehand; give --steps."
+                )
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types."""

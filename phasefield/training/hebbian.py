@@ -4,9 +4,12 @@ The model offers ``learn_`` and ``forget_`` beside what all causal models offer,
 buffers, so that its ``state_dict`` is the whole state of the training.
 """
 
+import itertools
 import math
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from ..data import Tokenizer, load_corpus, make_tokenizer
+from ..data import Tokenizer, load_corpus, make_tokenizer, stream_corpus
 from ..errors import UserError, reported
-from ..layers.golden import PHI, hebbian_amplification
+from ..layers.golden import hebbian_amplification
 from ..layers.perturbation import PerturbationSchedule
 from .checkpoint import load_model, read_json, write_json, write_model
 from .curve import draw_loss_curve
@@ -26,6 +29,7 @@ from .evaluation import describe_split, evaluate, predicted_text, validation_ids
 from .flags import RunFlags, known_model
 from .interrupt import Interrupt
 from .loop import Outcome
+from .passes import CHUNK, Passes, StreamedPasses
 from .progress import ProgressReport
 from .run_folder import RunFolder
 from .session import check_same_start, checkpoint_to_resume, fingerprint
@@ -35,52 +39,6 @@ FINAL_RATE = 0.02
 """The mixture's rate falls linearly to this part of ``--lr`` over the run."""
 
 
-class Passes:
-    """A text in blocks of ``batch_size`` windows that lie one after another; pass after pass over it.
-
-    A pass leaps by the golden section of the text from block to block, so that what comes next is seldom near
-    what was just learnt: a text resembles itself most nearby, and predictions that are only ever tried there
-    are trusted too much elsewhere. (In the text's own order Tiny Shakespeare's validation loss is 0.02 nats
-    higher.)
-
-    Args:
-        ids: the text, int64 ``[N]``.
-        batch_size: windows a batch.
-        seq_len: tokens a window.
-        seed: where in the text the passes begin.
-
-    Raises:
-        ValueError: the text is shorter than one batch.
-
-    >>> passes = Passes(torch.arange(41), batch_size=2, seq_len=4)
-    >>> [int(passes.batch(step)[0][0, 0]) for step in range(passes.batches)]
-    [0, 24, 8, 32, 16]
-    """
-
-    def __init__(self, ids: Tensor, batch_size: int, seq_len: int, seed: int = 0) -> None:
-        self.size, self.shape = batch_size * seq_len, (batch_size, seq_len)
-        self.batches = (len(ids) - 1) // self.size
-        if self.batches < 1:
-            raise ValueError(
-                f"the text has {len(ids):,} tokens; a batch of {batch_size} windows of {seq_len} needs "
-                f"{self.size + 1:,}. Give a smaller --batch-size or --seq-len."
-            )
-        self.ids = ids
-        strides = [stride for stride in range(1, self.batches + 1) if math.gcd(stride, self.batches) == 1]
-        self._stride = min(strides, key=lambda stride: abs(stride - self.batches / PHI))
-        self._first = seed * self._stride**2 % self.batches
-
-    def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        """``(inputs, targets)``, int64 ``[batch_size, seq_len]`` each."""
-        begin = (self._first + index * self._stride) % self.batches * self.size
-        text = self.ids[begin : begin + self.size + 1]
-        return text[:-1].view(self.shape), text[1:].view(self.shape)
-
-    def repeats(self, index: int) -> bool:
-        """Whether the batch was seen in an earlier pass."""
-        return index >= self.batches
-
-
 @dataclass
 class _Run:
     """A run, ready to go on from ``step``."""
@@ -88,8 +46,9 @@ class _Run:
     flags: RunFlags
     model: nn.Module
     tokenizer: Tokenizer
-    batches: Passes
+    batches: Passes | StreamedPasses
     validation: Tensor
+    whole_validation: bool
     validation_characters: int
     folder: RunFolder
     started_on: dict[str, Any]
@@ -110,18 +69,30 @@ class _Run:
         try:
             for name in self._PROGRESS:
                 setattr(self, name, saved[name])
+            if isinstance(self.batches, StreamedPasses):
+                with _readable():
+                    self.batches.seek(saved["stream"])
         except KeyError as error:
             raise UserError(f"the trainer's state in {checkpoint} does not fit this run: {error}.") from error
 
     def _write(self, folder: Path) -> None:
         write_model(folder, self.flags.model, self.model, self.tokenizer)
         progress = {name: getattr(self, name) for name in self._PROGRESS}
+        if isinstance(self.batches, StreamedPasses):
+            progress["stream"] = self.batches.position
         version = {"torch_version": torch.__version__}
         write_json(folder / "trainer.json", progress | version | self.flags.as_json() | self.started_on)
 
 
+def _readable() -> AbstractContextManager[None]:
+    """What reading a text may raise, for the user."""
+    return reported(ValueError, OSError, RuntimeError)
+
+
 @out_of_memory_reported()
-def train_hebbian(flags: RunFlags, console: Console | None = None) -> Outcome:
+def train_hebbian(
+    flags: RunFlags, console: Console | None = None, *, seconds: float | None = None
+) -> Outcome:
     """Train a model by its local rules, or go on with a run.
 
     Each step predicts a batch, then learns from it: the loss shown is of text not yet learnt. A batch that
@@ -131,28 +102,37 @@ def train_hebbian(flags: RunFlags, console: Console | None = None) -> Outcome:
     Args:
         flags: ``lr`` is the rate of the mixture's delta rule for one token.
         console: where to show progress; standard output if None.
+        seconds: in place of the flags' steps: train until learning has taken so many seconds of the
+            processor, without a progress bar; the rate falls with these. Such a run cannot be resumed.
 
     Raises:
         UserError: the run cannot start, or the disk or the memory is full.
+        ValueError: a run of so many seconds is to be resumed.
     """
+    if seconds is not None and flags.run.resume:
+        raise ValueError(f"seconds is {seconds} and resume is set; a run by seconds begins anew.")
     console = console or Console()
     # What is made here are ordinary tensors, usable outside; inference mode sees them only change in place.
     session = _open(flags, console)
     with torch.inference_mode():
-        return _train(session, console)
+        return _train(session, console, seconds)
 
 
-def _train(session: _Run, console: Console) -> Outcome:
+def _train(session: _Run, console: Console, seconds: float | None) -> Outcome:
     run = session.flags.run
-    stopped_by = None
-    progress = ProgressReport(session.step, run.steps, session.batches.size, console)
+    stopped_by, spent = None, 0.0
+    progress = ProgressReport(
+        session.step, run.steps, session.batches.size, console if seconds is None else None
+    )
     with Interrupt() as interrupt, progress:
-        for index in range(session.step, run.steps):
-            loss = _learn(session, index)
+        for index in range(session.step, run.steps) if seconds is None else itertools.count():
+            begin = time.process_time()
+            loss = _learn(session, index, index / run.steps if seconds is None else spent / seconds)
+            spent += time.process_time() - begin
             session.step = step = index + 1
             session.losses.append((step, loss))
             progress.update(step, loss)
-            last, improved = step == run.steps, False
+            last, improved = step == run.steps if seconds is None else spent >= seconds, False
             if run.eval_every and (step % run.eval_every == 0 or last):
                 with progress.paused():
                     improved = _validate(session, progress)
@@ -160,7 +140,7 @@ def _train(session: _Run, console: Console) -> Outcome:
             if improved or last or stopped_by or step % run.save_every == 0:
                 with progress.paused():
                     session.save()
-            if stopped_by:
+            if stopped_by or last:
                 break
     with reported(OSError):
         draw_loss_curve(
@@ -178,14 +158,16 @@ def _train(session: _Run, console: Console) -> Outcome:
     return Outcome(session.step, stopped_by, session.validations[-1] if session.validations else None)
 
 
-def _learn(session: _Run, index: int) -> float:
+def _learn(session: _Run, index: int, done: float) -> float:
+    """Learn a batch and give its loss; ``done`` is the share of the training that lies behind."""
     run, model = session.flags.run, session.model
-    inputs, targets = session.batches.batch(index)
+    with _readable():
+        inputs, targets = session.batches.batch(index)
     # A generator of its own for each step: resuming needs no random state.
     generator = torch.Generator(inputs.device).manual_seed((run.seed * 0x9E3779B97F4A7C15 + index) % 2**63)
     if session.batches.repeats(index):
         model.forget_(inputs, targets, generator)
-    rate = run.lr * (FINAL_RATE + (1 - FINAL_RATE) * (1 - index / run.steps))
+    rate = run.lr * (FINAL_RATE + (1 - FINAL_RATE) * (1 - done))
     perturbation = session.schedule.at(index)
     loss = model.learn_(inputs, targets, rate=rate, perturbation=perturbation, generator=generator)
     total = loss.total.item()
@@ -217,14 +199,17 @@ def _open(flags: RunFlags, console: Console) -> _Run:
     folder = RunFolder(run.save_dir)
     checkpoint = checkpoint_to_resume(flags, folder)
     device = pick_device(run.device)
-    with reported(ValueError, OSError, RuntimeError):
-        corpus = load_corpus(run.dataset, run.data_path)
+    with _readable():
+        streamed = stream_corpus(run.dataset, run.data_path) if run.stream else None
+        corpus = streamed.sample if streamed else load_corpus(run.dataset, run.data_path)
     started_on = {"text_sha256": fingerprint(corpus), "processes": 1}
     torch.manual_seed(run.seed)
     entry = known_model(flags.model)
     if checkpoint is None:
         with reported(ValueError, RuntimeError):
-            tokenizer = make_tokenizer(run.tokenizer, corpus.train, corpus.validation)
+            # A stream may hold characters that its beginning does not: � stands for them.
+            others = "\N{REPLACEMENT CHARACTER}" if streamed else ""
+            tokenizer = make_tokenizer(run.tokenizer, corpus.train, corpus.validation + others)
         with reported(ValueError):
             model = entry.model_class(entry.config_class(tokenizer.vocab_size, **flags.model_flags)).to(
                 device
@@ -233,13 +218,27 @@ def _open(flags: RunFlags, console: Console) -> _Run:
     else:
         check_same_start(checkpoint, started_on)
         model, tokenizer = load_model(checkpoint, device)
-    with reported(ValueError):
+    with _readable():
         schedule = PerturbationSchedule.parse(flags.model_flags["perturbation_schedule"])
-        flags, ids = training_tokens(flags, corpus, tokenizer, run.batch_size * run.seq_len)
-        batches = Passes(ids.to(device), run.batch_size, run.seq_len, run.seed)
+        order = (run.batch_size, run.seq_len, run.seed)
+        if streamed:
+            batches = StreamedPasses(streamed.training, tokenizer.encode, *order, device)
+        else:
+            flags, ids = training_tokens(flags, corpus, tokenizer, run.batch_size * run.seq_len)
+            batches = Passes(ids.to(device), *order)
         validation = validation_ids(corpus, tokenizer).to(device)
-    characters = len(predicted_text(corpus, tokenizer, validation))
-    session = _Run(flags, model, tokenizer, batches, validation, characters, folder, started_on, schedule)
+    session = _Run(
+        flags,
+        model,
+        tokenizer,
+        batches,
+        validation,
+        streamed.whole_validation if streamed else True,
+        len(predicted_text(corpus, tokenizer, validation)),
+        folder,
+        started_on,
+        schedule,
+    )
     if checkpoint is not None:
         session.restore(checkpoint)
     bytes_kept = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
@@ -256,15 +255,18 @@ def _described(session: _Run, bytes_kept: int, device: torch.device, corpus_name
     yield f"{session.flags.model}: {adaptable:,} adaptable numbers, no gradient, {where}"
     yield from (f"  {name}: {count:,}" for name, count in model.adaptable())
     yield f"  {bytes_kept / 1e6:,.1f} MB in all"
-    yield (
-        f"{corpus_name}: {len(batches.ids):,} training tokens, {session.tokenizer.vocab_size} symbols, "
-        f"{batches.batches:,} steps a pass"
-    )
+    if isinstance(batches, StreamedPasses):
+        much, pace = "streamed", f"in chunks of {CHUNK} steps"
+    else:
+        much, pace = f"{len(batches.ids):,} training tokens", f"{batches.batches:,} steps a pass"
+    yield f"{corpus_name}: {much}, {session.tokenizer.vocab_size} symbols, {pace}"
     vocab = session.tokenizer.vocab_size
     if vocab >= 2:
         ratio = hebbian_amplification(vocab, vocab)
         yield f"Hebbian amplification by the origin's log-phase: {ratio:.2f} (V = N = {vocab}, ε = 1e-6)"
-    yield f"[val]: {describe_split(len(session.validation) - 1, run.seq_len, 'cross-entropy')}, learning off"
+    tokens = len(session.validation) - 1
+    split = describe_split(tokens, run.seq_len, "cross-entropy", whole=session.whole_validation)
+    yield f"[val]: {split}, learning off"
 
 
 def boundaries(tokenizer: Tokenizer) -> Tensor:

@@ -363,9 +363,7 @@ def test_gravitys_pull_is_the_sum_over_the_past_and_pieces_feel_what_the_whole_f
     tokens = torch.randint(0, 7, (2, 150), generator=generator(1))
     mass = torch.rand(2, 150, generator=generator(2))
     pull, _ = memory(phases, tokens, mass)
-    places = torch.cat(
-        [memory.positions(torch.zeros(2, 1, 3, dtype=torch.int64)), memory.positions(phases)], 1
-    )
+    places = torch.cat([memory.code(torch.zeros(2, 1, 3, dtype=torch.int64)), memory.code(phases)], 1)
     squares = torch.cdist(places[:, 1:].double(), places[:, :-1].double()) ** 2
     distance = torch.arange(150)[:, None] - torch.arange(150)
     felt = ((distance >= 0) & (distance < horizon)) * mass.double().unsqueeze(1)

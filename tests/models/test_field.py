@@ -39,6 +39,8 @@ FORMS = [
     {"state_dtype": "bf16"},
     {"embedding": "log_phase"},
     {"embedding": "cone", "fast_rule": "delta"},
+    {"matrix_rule": "delta", "horizon": 0},
+    {"matrix_rule": "oja", "embedding": "cone", "fast_weights": False},
 ]
 
 
@@ -199,6 +201,30 @@ def test_the_model_learns_in_every_state_dtype(dtype):
     ]
     assert losses[0].total > 1.5  # ln 11 = 2.4 before anything is known
     assert losses[-1].total < 0.5
+
+
+@pytest.mark.parametrize("rule", ["hebb", "delta", "oja"])
+def test_the_dense_crystals_predictor_learns_and_is_saved(rule):
+    model, tokens = learnt_model(matrix_rule=rule), text(2, 61, 0)
+
+    def read_out():
+        p = model.read(tokens[:, :-1])[0].pulls[-1] / 8
+        torch.testing.assert_close(p.sum(-1), torch.ones(2, 60))
+        return float(p.gather(-1, tokens[:, 1:, None]).log().mean())
+
+    before, weight = read_out(), model.readout.crystal.weight.clone()
+    for _ in range(10):
+        model.learn_(tokens[:, :-1], tokens[:, 1:], rate=0.1)
+    assert read_out() > before + 0.1
+    assert not torch.equal(model.readout.crystal.weight, weight)
+    assert float(torch.linalg.matrix_norm(model.readout.crystal.weight, 2)) < 1.6  # the bound 1.5, nearly
+    again = Field(model.config)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(tokens)[0], model(tokens)[0])
+    # One token at a time teaches it as well.
+    weight = model.readout.crystal.weight.clone()
+    model.learn_(tokens[:, :1], tokens[:, 1:2], rate=0.1)
+    assert not torch.equal(model.readout.crystal.weight, weight)
 
 
 def test_learning_raises_the_probability_of_what_was_said():

@@ -9,11 +9,13 @@ from safetensors.torch import load_file
 from phasefield import evaluate as evaluate_command
 from phasefield import generate as generate_command
 from phasefield import train as train_command
+from phasefield.data import pieces
 from phasefield.errors import UsageError, UserError
 from phasefield.models import MODELS
-from phasefield.training import RunFlags, TrainConfig, find_checkpoint, load_model
+from phasefield.training import RunFlags, TrainConfig, find_checkpoint, load_model, passes
 from phasefield.training.checkpoint import read_json
-from phasefield.training.hebbian import Passes, boundaries, train_hebbian
+from phasefield.training.hebbian import boundaries, train_hebbian
+from phasefield.training.passes import Passes
 
 SMALL = {"contexts": "0 1 2 3 w w1", "sites": 4096, "horizon": 16, "perturbation_schedule": '{"3": "levy"}'}
 
@@ -84,6 +86,48 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(field_flags, tm
         for folder in ("whole", "run")
     ]
     assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "morphological"])
+def test_a_resumed_stream_equals_one_that_never_stopped_bit_for_bit(
+    field_flags, tmp_path, monkeypatch, tokenizer
+):
+    monkeypatch.setattr(passes, "CHUNK", 3)
+    monkeypatch.setattr(pieces, "_PIECE", 200)
+    monkeypatch.setattr(pieces, "SAMPLE", 600)
+    path = tmp_path / "text.txt"
+    path.write_text(path.read_text()[:1500])  # ten steps a pass
+    options = {"stream": True, "steps": 13, "tokenizer": tokenizer}
+    whole = field_flags(save_dir=str(tmp_path / "whole"), **options)
+    train_hebbian(whole)
+    parts = field_flags(**options)
+    for stop in (5, 6):  # the second time in the second pass
+        stop_at(stop, lambda parts=parts: train_hebbian(parts))
+        parts = replace(parts, run=replace(parts.run, resume=True))
+    train_hebbian(parts)
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    saved = [read_json(find_checkpoint(tmp_path / name) / "trainer.json") for name in ("whole", "run")]
+    assert saved[0]["losses"] == saved[1]["losses"]
+    assert saved[0]["stream"] == saved[1]["stream"]
+    assert saved[0]["stream"]["pass"] > 0
+
+
+def test_a_stream_may_hold_characters_that_its_beginning_does_not(field_flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pieces, "SAMPLE", 300)
+    path = tmp_path / "text.txt"
+    path.write_text(path.read_text()[:3000] + "Привет" * 20 + path.read_text()[3000:])
+    train_hebbian(field_flags(stream=True, steps=20, eval_every=20))
+    output = " ".join(capsys.readouterr().out.split())
+    assert "text.txt: streamed, " in output
+    assert "[val]: beginning of the validation split, 299 tokens" in output
+    _, tokenizer = load_model(find_checkpoint(field_flags().run.save_dir))
+    assert tokenizer.decode(tokenizer.encode("7 Прив")) == "7 ����"
+    scores = read_json(find_checkpoint(field_flags().run.save_dir) / "trainer.json")["validations"]
+    assert evaluate_command.run(["--checkpoint", field_flags().run.save_dir]) == 0
+    output = capsys.readouterr().out
+    assert f"content {scores[-1]['content']:.4f}" in output
+    assert "text.txt: beginning of the validation split" in output
 
 
 def find_train_length(flags):
@@ -181,6 +225,16 @@ def test_what_cannot_run_is_refused(field_flags):
         train_hebbian(field_flags({"sites": 1000}))
     with pytest.raises(UserError, match="batch of 4 windows of 5000"):
         train_hebbian(field_flags(seq_len=5000))
+    with pytest.raises(UserError, match=r"the text has .* a batch of 4 windows of 5000"):
+        train_hebbian(field_flags(seq_len=5000, stream=True))
+    with pytest.raises(UserError, match="dataset is 'shakespeare', which is no stream"):
+        train_hebbian(field_flags(data_path=None, stream=True))
+    with pytest.raises(UserError, match=r"'c4' has hundreds of gigabytes .* --stream reads it"):
+        train_hebbian(field_flags(data_path=None, dataset="C4"))
+    with pytest.raises(UsageError, match="--epochs is 2, but the length of a stream"):
+        field_flags(epochs=2, stream=True)
+    with pytest.raises(UsageError, match=r"--stream: landauer draws .* stream is field"):
+        RunFlags("landauer", TrainConfig(stream=True), {})
     train_hebbian(field_flags(steps=2))
     with pytest.raises(UsageError, match="horizon"):
         train_hebbian(field_flags({"horizon": 17}, resume=True))

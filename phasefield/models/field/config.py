@@ -42,6 +42,8 @@ class FieldConfig:
     """a Hebbian matrix memory of each sequence, besides gravity"""
     fast_rule: Literal["hebb", "delta"] = "hebb"
     """of the fast weights"""
+    matrix_rule: Literal["none", "hebb", "delta", "oja"] = "none"
+    """of a dense crystal W: states ψ + Wψ of the last tokens are read out as one more predictor"""
     coherence_gate: bool = True
     """let the mixture's weights depend on the coherence of the field's last five states"""
     perturbation_schedule: str = "{}"

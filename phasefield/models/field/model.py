@@ -11,9 +11,10 @@ from ...layers.coherence import window_coherence
 from ...layers.contexts import ContextPhases, back_off
 from ...layers.crystal import CrystalMemory
 from ...layers.golden import golden_frequencies, phase_code, phase_harmonics
-from ...layers.gravity import GravityMemory
+from ...layers.gravity import GravityMemory, NestedCode
 from ...layers.mixture import BornMixture, confidence_level
 from ...layers.perturbation import Kind, perturb
+from ...layers.state_readout import StateReadout
 from ..base import ModelLoss
 from .config import DTYPES, FieldConfig
 from .state import FieldState, Reading
@@ -22,6 +23,8 @@ _BLUR = 0.02
 """Evidence that a sequence's memories give to all tokens alike, so that none has probability 0."""
 _PULL_UNIT = 0.175
 """Of a pull in units of one trace: a particle that agrees in everything pulls with about 250."""
+_READ_OUT = 8.0
+"""The evidence that a read-out counts for."""
 _COHERENCE_BINS = 1000
 _BLOCK = 256
 """Tokens whose changes of the mixture's weights are summed before the next ones see them."""
@@ -66,7 +69,12 @@ class Field(nn.Module):
         self._fast_orders = (3, 5) if config.fast_weights else ()
         self.register_buffer("_fast_frequencies", golden_frequencies(64), persistent=False)
         self.register_buffer("_code_frequencies", golden_frequencies(16), persistent=False)
-        memories = len(names) + (self.gravity is not None) + len(self._fast_orders)
+        self.states = NestedCode(config.orders, config.order_width, config.embedding)
+        self.readout = None
+        if config.matrix_rule != "none":
+            self.readout = StateReadout(self.states.dim, config.vocab_size, config.matrix_rule)
+        others = (self.gravity is not None) + (self.readout is not None)
+        memories = len(names) + others + len(self._fast_orders)
         suffixes = sum(name.isdigit() for name in names)
         words = len(names) - suffixes
         is_suffix = torch.tensor([name.isdigit() for name in names])
@@ -85,7 +93,7 @@ class Field(nn.Module):
             ("crystal's contexts, occurrences and followers", self.crystal.contexts.amplitudes.numel()),
             ("crystal's bonds", self.crystal.bonds.amplitudes.numel()),
             ("mixture's weights", self.mixture.by_confidence.numel() + self.mixture.by_gate.numel()),
-        ]
+        ] + ([] if self.readout is None else [("matrix and read-out", _numbers(self.readout))])
 
     def init_state(self, batch: int) -> FieldState:
         """Of sequences that have not begun."""
@@ -181,13 +189,13 @@ class Field(nn.Module):
         perturbation: Kind = "none",
         generator: torch.Generator | None = None,
     ) -> ModelLoss:
-        """Predict ``targets``, then learn from them: first the mixture's weights, then the crystal's traces.
+        """Predict ``targets``, then learn from them: first the mixture's weights, then the memories.
 
         Args:
             tokens: ``[B, T]``.
             targets: ``[B, T]``, what followed them.
             state: of the sequences so far.
-            rate: η of the mixture's delta rule.
+            rate: η of the mixture's delta rule, and of the read-out's.
             perturbation: of the field.
             generator: of the perturbation and of stochastic rounding.
 
@@ -200,6 +208,11 @@ class Field(nn.Module):
         rows = [x.transpose(0, 1).flatten(0, 1).split(_BLOCK) for x in (p, reading.confidence, reading.gates)]
         scores = [self.mixture.learn_(*block, rate) for block in zip(*rows, strict=True)]
         self.crystal.learn_(reading.phases, targets, generator)
+        if self.readout is not None and targets.numel():
+            suffixes, _ = self.phases.suffixes(targets[:, -1:], state.contexts.recent, self.config.orders)
+            states = self.states(torch.cat([reading.nested, torch.stack(suffixes[1:], dim=-1)], dim=1))
+            pairs = (x.transpose(0, 1).flatten(0, 1) for x in (states[:, :-1], states[:, 1:], targets))
+            self.readout.learn_(*pairs, rate)
         bins = (reading.coherence.flatten() * _COHERENCE_BINS).long().clamp_max(_COHERENCE_BINS - 1)
         self.coherences += torch.bincount(bins, minlength=_COHERENCE_BINS)
         content = -torch.cat(scores).mean()
@@ -232,6 +245,7 @@ class Field(nn.Module):
         # A window that is not full yet would look coherent, as it begins with a leap from nothing.
         earlier = torch.cat([state.contexts.recent[:, -4:], tokens + 1], dim=1)
         coherence = coherence * (earlier[:, : tokens.shape[1]] > 0)
+        nested = torch.stack(suffixes[1 : self.config.orders + 1], dim=-1)
         pulls: list[Tensor] = []
         if self.gravity is not None:
             before = torch.cat([state.last.unsqueeze(1), phases[:, :-1]], dim=1)
@@ -242,7 +256,6 @@ class Field(nn.Module):
                     x, perturbation, self.config.perturbation_scale, coherence=coherence, generator=generator
                 )
 
-            nested = torch.stack(suffixes[1 : self.config.orders + 1], dim=-1)
             pull, gravity = self.gravity(nested, tokens, mass, state.gravity, move)
             state = replace(state, gravity=gravity)
             pulls.append(pull * _PULL_UNIT)
@@ -250,13 +263,15 @@ class Field(nn.Module):
             pull, fast = self._fast(suffixes, tokens, state)
             state = replace(state, fast=fast)
             pulls.extend(pull.unbind(2))
+        if self.readout is not None:
+            pulls.append(self.readout(self.states(nested)) * _READ_OUT)
         levels += [self._pull_level(pull) for pull in pulls]
         confidence = torch.cat([levels[0], *(level.unsqueeze(-1) for level in levels[1:])], dim=-1)
         gates = self._gates(tokens, place, confidence, coherence)
         last = phases[:, -1] if tokens.shape[1] else state.last
         window = torch.cat([state.window, code], dim=1)[:, -4:]
         state = replace(state, contexts=contexts, last=last, window=window)
-        return Reading(phases, pulls, confidence, gates, coherence), state
+        return Reading(phases, pulls, confidence, gates, coherence, nested), state
 
     def masses(self, before: Tensor, tokens: Tensor) -> Tensor:
         """Of the particles that ``tokens`` ``[B, T]`` become behind contexts ``before`` ``[B, T, C]``."""
@@ -303,6 +318,10 @@ class Field(nn.Module):
 
 _SEEN_TWICE = 6
 """The lowest confidence level of a context that was seen at least twice."""
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(buffer.numel() for name, buffer in module.named_buffers() if name.endswith("weight"))
 
 
 def _distribution(pull: Tensor) -> Tensor:

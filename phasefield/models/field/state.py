@@ -33,10 +33,11 @@ class Reading:
 
     Attributes:
         phases: ``[B, T, C]`` int64, the contexts.
-        pulls: of gravity and of the fast weights, ``[B, T, V]`` each.
+        pulls: of gravity, of the fast weights and of the read-out, ``[B, T, V]`` each.
         confidence: ``[B, T, M]`` levels of all predictors.
         gates: ``[B, T, G]``, what the mixture's weights depend on besides.
         coherence: ``[B, T]`` of the field's last five states; 0 where there are fewer.
+        nested: ``[B, T, R]`` int64, phases of the last 1, 2, …, R tokens.
     """
 
     phases: Tensor
@@ -44,3 +45,4 @@ class Reading:
     confidence: Tensor
     gates: Tensor
     coherence: Tensor
+    nested: Tensor
