@@ -21,7 +21,7 @@ from .comparison.plan import CompareFlags, Plan, check_goes_on, kept_plan, make_
 from .comparison.quality import Critic, judged, write
 from .comparison.report import as_markdown
 from .comparison.speed import decoding_speed, training_speed
-from .comparison.store import as_json, kept
+from .comparison.store import as_json, kept, save_plan
 from .errors import UsageError, UserError, reported
 from .models import MODELS
 from .training import TrainConfig, load_model, train
@@ -83,7 +83,7 @@ def _open(arguments: Sequence[str]) -> tuple[Plan, Material]:
     material = load_material(flags.dataset, flags.data_path, flags.tokenizer)
     if plan is None:
         plan = make_plan(flags, material)
-        plan.save()
+        save_plan(plan.folder, plan)
     else:
         if plan.text_sha256 != fingerprint(material.corpus):
             raise UsageError(

@@ -10,13 +10,12 @@ from ..data import RandomWindows
 from ..errors import UsageError, UserError, reported
 from ..models import MODELS
 from ..training import RunFlags, TrainConfig
-from ..training.durable import replace_text
 from ..training.flags import known_model
 from ..training.run_folder import RunFolder
 from ..training.session import fingerprint
 from .matching import Matched, build, match
 from .material import Material
-from .store import as_json, read_kept
+from .store import read_kept
 
 BASELINE = "nanogpt"
 VALIDATIONS = 5
@@ -166,20 +165,6 @@ class Plan:
         resume = RunFolder(config.save_dir).latest() is not None
         config = TrainConfig(**{**asdict(config), "resume": resume})
         return RunFlags(name, config, self.matched[name].model_flags)
-
-    def save(self) -> None:
-        """Make the folder, and keep the plan in it.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            replace_text(self.folder / "plan.json", as_json(asdict(self)))
-        except OSError as error:
-            raise UserError(
-                f"--save-dir {self.folder} cannot be written: {error.strerror or error}."
-            ) from error
 
 
 def run_name(name: str, seed: int) -> str:
