@@ -21,6 +21,11 @@ BASELINE = "nanogpt"
 VALIDATIONS = 5
 
 
+def comparable() -> tuple[str, ...]:
+    """The models that have parameters to match others by."""
+    return tuple(name for name, entry in MODELS.items() if not entry.local)
+
+
 @dataclass(frozen=True)
 class CompareFlags:
     """What is compared, and for how long each model trains: --steps, --minutes or --flops.
@@ -75,7 +80,7 @@ class CompareFlags:
         if self.seeds < 1:
             raise UsageError(f"--seeds is {self.seeds}; it must be at least 1.")
         if not self.models:
-            raise UsageError(f"--models is empty; give names among {', '.join(MODELS)}, or all.")
+            raise UsageError(f"--models is empty; give names among {', '.join(comparable())}, or all.")
         if not self.prompt_lengths or min(self.prompt_lengths) < 1:
             raise UsageError(f"--prompt-lengths is {list(self.prompt_lengths)}; each must be at least 1.")
         if self.save_dir == "":
@@ -89,7 +94,7 @@ class CompareFlags:
             UsageError: there is no such model, or it has no parameters to match others by.
         """
         if self.models == ("all",):
-            return tuple(name for name, entry in MODELS.items() if not entry.local)
+            return comparable()
         for name in self.models:
             if known_model(name).local:
                 raise UsageError(
