@@ -13,7 +13,7 @@ from rich.console import Console
 from . import command_line
 from .ablation.plan import AblateFlags, run_name
 from .ablation.report import as_markdown, draw_scores, draw_training
-from .comparison.store import as_json, kept, read_kept
+from .comparison.store import as_json, kept, read_kept, save_plan
 from .errors import reported
 from .training.checkpoint import read_json
 from .training.device import describe_device, out_of_memory_reported, pick_backend, pick_device
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     device = pick_device(flags.device)
     pick_backend(device)
     flags.check_start()
-    flags.save()
+    save_plan(flags.folder, flags)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     runs = list(flags.runs())
     for number, (cell, seed) in enumerate(runs, 1):

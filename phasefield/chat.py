@@ -114,12 +114,14 @@ class _Chat:
                     print(piece, end="", flush=True)
                     if pressed:
                         break
+            stopped = bool(pressed)
         except ValueError as error:
             _note(f"error: {error}")
             return
         except KeyboardInterrupt:
-            pass
-        if not self._conversation.at_line_start:
+            stopped = True
+        # A terminal shows ^C where it was pressed, so the line is not empty even if the model wrote nothing.
+        if not self._conversation.at_line_start or (stopped and _is_terminal()):
             print(flush=True)
 
 

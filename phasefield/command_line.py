@@ -57,16 +57,27 @@ def parse_flags(
 
 
 def _one_paragraph(box: str) -> str:
-    # tyro frames its errors: a titled border, the cause, and after a rule what else could help.
-    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    rules = [number for number, line in enumerate(lines) if line.startswith("──")]
-    cause = " ".join(lines[: rules[0]] if rules else lines).rstrip(".")
-    cause = re.sub(r"^Error parsing \w+: ", "", cause)  # the group of flags; the cause names the flag
+    # tyro frames its errors: a titled border, the cause, and behind rules what else could help. Where
+    # standard output cannot show lines, the title stands above a rule instead.
+    sections: list[list[str]] = [[]]
+    for line in box.splitlines():
+        content = line[2:].rstrip("│ ")
+        if re.fullmatch("[─-]{9,}", content):
+            sections.append([])
+        elif not line.startswith(("╭", "╰")):
+            sections[-1].append(content)
+    if "╭" not in box:
+        sections = sections[1:] or sections
+    cause, *hints = sections
+    text = " ".join(" ".join(cause).split()).rstrip(".")
+    text = re.sub(r"^Error parsing \w+: ", "", text)  # the group of flags; the cause names the flag
     meant = ""
-    if "Perhaps you meant:" in lines:
-        flags = [line for line in lines[lines.index("Perhaps you meant:") :] if line.startswith("--")]
-        meant = f" Perhaps you meant {' or '.join(flags)}."
-    return f"{cause}.{meant}"
+    for hint in hints:
+        if hint[:1] == ["Perhaps you meant:"]:
+            # Their help stands below them, further in: a line of it may begin with a flag too.
+            flags = [line.strip() for line in hint if line.startswith("    --")]
+            meant = f" Perhaps you meant {' or '.join(flags)}."
+    return f"{text}.{meant}"
 
 
 def run(command: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> int:

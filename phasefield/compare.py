@@ -17,13 +17,12 @@ from . import command_line
 from .comparison.matching import build
 from .comparison.material import Material, load_material
 from .comparison.pictures import draw_decoding, draw_validation
-from .comparison.plan import CompareFlags, Plan, check_goes_on, kept_plan, make_plan, run_name
+from .comparison.plan import CompareFlags, Plan, check_goes_on, comparable, kept_plan, make_plan, run_name
 from .comparison.quality import Critic, judged, write
 from .comparison.report import as_markdown
 from .comparison.speed import decoding_speed, training_speed
-from .comparison.store import as_json, kept
+from .comparison.store import as_json, kept, save_plan
 from .errors import UsageError, UserError, reported
-from .models import MODELS
 from .training import TrainConfig, load_model, train
 from .training.checkpoint import read_json
 from .training.device import describe_device, out_of_memory_reported, pick_backend, pick_device
@@ -65,7 +64,7 @@ def _open(arguments: Sequence[str]) -> tuple[Plan, Material]:
         arguments,
         command="phasefield compare",
         description="Train models at about the same number of parameters on the same batches, and compare "
-        f"what they learned, write and cost. Models: {', '.join(MODELS)}.",
+        f"what they learned, write and cost. Models: {', '.join(comparable())}.",
         default=default,
     )
     pick_backend(pick_device(flags.device))  # both are said now if they are wrong
@@ -83,7 +82,7 @@ def _open(arguments: Sequence[str]) -> tuple[Plan, Material]:
     material = load_material(flags.dataset, flags.data_path, flags.tokenizer)
     if plan is None:
         plan = make_plan(flags, material)
-        plan.save()
+        save_plan(plan.folder, plan)
     else:
         if plan.text_sha256 != fingerprint(material.corpus):
             raise UsageError(

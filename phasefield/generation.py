@@ -79,11 +79,14 @@ class Decoding:
     Args:
         model: offers ``model(tokens, state)`` and ``model.step(token, state)``; put it in evaluation mode.
         options: further ones of these two, of models that have such (the field's perturbation).
+
+    Attributes:
+        state: the model's, of what went through it; None before the first draw.
     """
 
     def __init__(self, model: nn.Module, **options: Any) -> None:
         self._model, self._options = model, options
-        self._state: Any = None
+        self.state: Any = None
         self._unread: Tensor | None = None
 
     def read(self, tokens: Tensor) -> None:
@@ -108,11 +111,11 @@ class Decoding:
         """
         if self._unread is None:
             raise ValueError("the text is empty; read at least one token before drawing.")
-        if self._state is not None and self._unread.shape[1] == 1:
-            logits, self._state = self._model.step(self._unread[:, 0], self._state, **self._options)
+        if self.state is not None and self._unread.shape[1] == 1:
+            logits, self.state = self._model.step(self._unread[:, 0], self.state, **self._options)
         else:
             for piece in self._unread.split(_PASS, dim=1):
-                logits, self._state = self._model(piece, self._state, **self._options)
+                logits, self.state = self._model(piece, self.state, **self._options)
             logits = logits[:, -1]
         token = sample(logits, temperature, top_k, top_p, generator)
         self._unread = token.unsqueeze(1)
@@ -143,7 +146,7 @@ class LearningDecoding(Decoding):
         names = self._options.keys() & {"perturbation", "generator"}
         options = {name: self._options[name] for name in names}
         before, after = self._unread[:, :-1], self._unread[:, 1:]
-        self._state = self._model.learn_(before, after, self._state, rate=self._rate, **options).state
+        self.state = self._model.learn_(before, after, self.state, rate=self._rate, **options).state
         self._unread = self._unread[:, -1:]
 
     @torch.inference_mode()
@@ -160,9 +163,9 @@ class LearningDecoding(Decoding):
             ValueError: nothing has been read yet.
         """
         self.learn()
-        read, state = self._unread, self._state
+        read, state = self._unread, self.state
         token = super().draw(temperature, top_k, top_p, generator)
-        self._unread, self._state = torch.cat([read, token.unsqueeze(1)], dim=1), state
+        self._unread, self.state = torch.cat([read, token.unsqueeze(1)], dim=1), state
         return token
 
 

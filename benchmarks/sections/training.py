@@ -29,12 +29,14 @@ def runs(data: Path) -> str:
 def _cells(run: dict[str, Any]) -> list[object]:
     # A published run has a total alone.
     total, content = run.get("total"), run.get("content")
+    # Masked characters alone say nothing of the text as a whole.
+    whole = content is not None and "masked" not in run["measure"]
     return [
         run["what"],
         run.get("seed"),
         None if total is None else f"{total:.4f}",
         None if content is None else f"{content:.4f}",
-        None if content is None else f"{content / math.log(2):.3f}",
+        f"{content / math.log(2):.3f}" if whole else None,
         run.get("ms_per_step"),
         run["measure"],
     ]

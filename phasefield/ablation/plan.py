@@ -17,7 +17,6 @@ from ..layers.golden import Embedding
 from ..layers.perturbation import Kind
 from ..models import FieldConfig
 from ..training import RunFlags, TrainConfig
-from ..training.durable import replace_text
 from ..training.flags import flags_of_size, known_model
 from ..training.run_folder import RunFolder
 
@@ -157,20 +156,6 @@ class AblateFlags:
             "masses": {"surprise_mass": False},
             "coherence": {"coherence_gate": False},
         }.get(part, {})
-
-    def save(self) -> None:
-        """Make the folder, and keep the grid in it.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            replace_text(self.folder / "plan.json", as_json(asdict(self)))
-        except OSError as error:
-            raise UserError(
-                f"--save-dir {self.save_dir} cannot be written: {error.strerror or error}."
-            ) from error
 
     def check_start(self) -> None:
         """Refuse to begin where an ablation lies, or to go on where none lies or with another grid.

@@ -10,16 +10,20 @@ from ..data import RandomWindows
 from ..errors import UsageError, UserError, reported
 from ..models import MODELS
 from ..training import RunFlags, TrainConfig
-from ..training.durable import replace_text
 from ..training.flags import known_model
 from ..training.run_folder import RunFolder
 from ..training.session import fingerprint
 from .matching import Matched, build, match
 from .material import Material
-from .store import as_json, read_kept
+from .store import read_kept
 
 BASELINE = "nanogpt"
 VALIDATIONS = 5
+
+
+def comparable() -> tuple[str, ...]:
+    """The models that have parameters to match others by."""
+    return tuple(name for name, entry in MODELS.items() if not entry.local)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class CompareFlags:
         if self.seeds < 1:
             raise UsageError(f"--seeds is {self.seeds}; it must be at least 1.")
         if not self.models:
-            raise UsageError(f"--models is empty; give names among {', '.join(MODELS)}, or all.")
+            raise UsageError(f"--models is empty; give names among {', '.join(comparable())}, or all.")
         if not self.prompt_lengths or min(self.prompt_lengths) < 1:
             raise UsageError(f"--prompt-lengths is {list(self.prompt_lengths)}; each must be at least 1.")
         if self.save_dir == "":
@@ -90,7 +94,7 @@ class CompareFlags:
             UsageError: there is no such model, or it has no parameters to match others by.
         """
         if self.models == ("all",):
-            return tuple(name for name, entry in MODELS.items() if not entry.local)
+            return comparable()
         for name in self.models:
             if known_model(name).local:
                 raise UsageError(
@@ -166,20 +170,6 @@ class Plan:
         resume = RunFolder(config.save_dir).latest() is not None
         config = TrainConfig(**{**asdict(config), "resume": resume})
         return RunFlags(name, config, self.matched[name].model_flags)
-
-    def save(self) -> None:
-        """Make the folder, and keep the plan in it.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            replace_text(self.folder / "plan.json", as_json(asdict(self)))
-        except OSError as error:
-            raise UserError(
-                f"--save-dir {self.folder} cannot be written: {error.strerror or error}."
-            ) from error
 
 
 def run_name(name: str, seed: int) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import RandomWindows
+from ..generation import Decoding
 from ..training.config import TrainConfig
 from ..training.optimizer import make_optimizer
 
@@ -57,7 +58,8 @@ def decoding_speed(model: nn.Module, prompt: Tensor) -> dict[str, Any]:
 
     Returns:
         ``tokens_per_second``: of a causal model the steps after the prompt is read, their median; of another
-        one the whole answer. ``peak_bytes``: what reading and writing need beside the weights.
+        one the whole answer. ``peak_bytes``: what reading, in passes as :class:`Decoding` makes them, and
+        writing need beside the weights.
         ``state_bytes``: what a causal model keeps of the text, None for another one.
     """
     device = prompt.device
@@ -74,28 +76,22 @@ def decoding_speed(model: nn.Module, prompt: Tensor) -> dict[str, Any]:
             "peak_bytes": peak,
             "state_bytes": None,
         }
-    kept: dict[str, Any] = {}
+    decoding = Decoding(model)
 
-    @torch.inference_mode()
-    def read() -> None:
-        logits, kept["state"] = model(prompt)
-        kept["token"] = logits[:, -1].argmax(-1)
+    def draw() -> None:
+        decoding.draw(temperature=0)
 
-    @torch.inference_mode()
-    def step() -> None:
-        logits, kept["state"] = model.step(kept["token"], kept["state"])
-        kept["token"] = logits.argmax(-1)
+    def read_and_draw() -> None:
+        decoding.read(prompt)
+        draw()
+        draw()
 
-    def read_and_step() -> None:
-        read()
-        step()
-
-    peak = peak_bytes(read_and_step, device)
-    seconds = [seconds_of(step, device) for _ in range(DECODED)]
+    peak = peak_bytes(read_and_draw, device)
+    seconds = [seconds_of(draw, device) for _ in range(DECODED)]
     return {
         "tokens_per_second": 1 / statistics.median(seconds),
         "peak_bytes": peak,
-        "state_bytes": bytes_of(_tensors(kept["state"])),
+        "state_bytes": bytes_of(_tensors(decoding.state)),
     }
 
 

@@ -1,7 +1,8 @@
-"""Results that are measured once and kept as JSON."""
+"""Plans, and results that are measured once, kept as JSON."""
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,21 @@ def read_kept(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: it holds no JSON object; delete it to have it made again.")
     return content
+
+
+def save_plan(folder: Path, plan: Any) -> None:
+    """Make a folder, and keep in its ``plan.json`` what will be done there, a dataclass.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / "plan.json", as_json(asdict(plan)))
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written: {error.strerror or error}; choose another --save-dir."
+        ) from error
 
 
 def as_json(content: dict[str, Any]) -> str:

@@ -146,6 +146,13 @@ def test_training_is_told_in_nats_and_bits(tmp_path):
     assert "| published |  | 1.7000 |  |  |  | one batch |" in told
 
 
+def test_masked_characters_are_told_without_bits_of_the_whole_text(tmp_path):
+    run = {"what": "a", "seed": 0, "total": 1.5, "content": 1.5, "measure": "masked characters only"}
+    group = {"title": "t", "text": "x", "commands": [], "runs": [run]}
+    (tmp_path / "training.json").write_text(json.dumps([group]))
+    assert "| a | 0 | 1.5000 | 1.5000 |  |  | masked characters only |" in training.runs(tmp_path)
+
+
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
     assert "no `benchmarks/data/predicted.json`" in gpu.predicted_times(tmp_path)
     assert "`python -m benchmarks." in gpu.predicted_times(tmp_path)

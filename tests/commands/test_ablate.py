@@ -9,6 +9,7 @@ import pytest
 from phasefield import command_line
 from phasefield.ablation.plan import AblateFlags
 from phasefield.cli import dispatch
+from phasefield.comparison.store import save_plan
 from phasefield.models import Field
 from phasefield.training.hebbian import train_hebbian
 from tests.commands.conftest import TEXT
@@ -158,14 +159,14 @@ def test_with_minutes_all_learn_for_the_same_time_and_interrupted_ones_begin_ane
         (["a", "--resume"], 1, "--resume: there is no ablation in"),
         (["done"], 1, "already holds an ablation; go on with it by --resume"),
         (["done", "--resume", "--seeds", "5"], 2, "--seeds is 5, but the ablation in"),
-        (["a", "--save-dir", "text.txt"], 1, "--save-dir text.txt cannot be written"),
+        (["a", "--save-dir", "text.txt"], 1, "text.txt/a cannot be written: "),
         (["a", "--device", "gpu"], 2, "--device is 'gpu'"),
     ],
 )
 def test_a_bad_call_is_one_paragraph_that_names_the_cause(arguments, code, cause, place, capsys):
     Path("sub").mkdir()
     Path("sub/text.txt").write_text(TEXT, encoding="utf-8")
-    AblateFlags("done").save()
+    save_plan(Path("ablations/done"), AblateFlags("done"))
     before = sorted(place.rglob("*"))
     assert ablate(*arguments) == code
     output, error = capsys.readouterr()

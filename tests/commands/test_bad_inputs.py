@@ -153,6 +153,11 @@ BAD_INPUTS = {
     "drafts of a model without them": (f"{GENERATE} --show-thinking", 2, "has no drafts to show"),
     "a chat with nothing": ("chat --checkpoint nothing", 1, "--checkpoint nothing does not exist"),
     "a chat with a damaged checkpoint": ("chat --checkpoint damaged", 1, "model.safetensors"),
+    "a chat with a misspelt flag": (
+        f"{CHAT} --temprature 1",
+        2,
+        "Unrecognized options: --temprature, 1. Perhaps you meant --temperature FLOAT. (See phasefield chat",
+    ),
     "a chat beyond probability": (f"{CHAT} --top-p 1.5", 2, "--top-p is 1.5; it must be above 0"),
     "a chat on no device": (f"{CHAT} --device gpu", 2, "--device is 'gpu'; allowed are"),
     "a comparison of an unknown model": (f"{COMPARE} --models landuaer", 2, "no model 'landuaer'"),

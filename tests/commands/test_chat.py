@@ -169,6 +169,21 @@ def test_a_vocabulary_without_line_breaks_can_chat():
     assert len("".join(conversation.answer(GREEDY, torch.Generator()))) == 7
 
 
+@pytest.mark.parametrize("pieces", [(), ("ab\n",)])
+def test_behind_a_stopped_answer_the_prompt_begins_a_line(pieces, chat, monkeypatch):
+    def stopped(conversation, *_):
+        yield from pieces
+        conversation.at_line_start = True
+        signal.raise_signal(signal.SIGINT)
+        yield ""
+
+    monkeypatch.setattr(Conversation, "answer", stopped)
+    monkeypatch.setattr("phasefield.chat._is_terminal", lambda: True)
+    answers = chat("1", "2")[0]
+    # A terminal would show ^C where the empty line is.
+    assert answers == 2 * f"> {''.join(pieces)}\n" + "> \n"
+
+
 class Terminal:
     """A chat in a process with a terminal of its own."""
 

@@ -1,4 +1,5 @@
 import math
+import os
 import re
 import subprocess
 import sys
@@ -162,11 +163,16 @@ def test_the_version_is_printed(call):
     assert call("--version") == (0, f"phasefield {phasefield.__version__}\n")
 
 
-def test_a_command_is_a_module_too():
-    command = [sys.executable, "-m", "phasefield.generate", "--nonsense"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_command_is_a_module_too(encoding):
+    command = [sys.executable, "-m", "phasefield.generate", "--temprature"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: Unrecognized options: --nonsense.")
+    assert result.stderr == (
+        "error: Unrecognized options: --temprature. Perhaps you meant --temperature FLOAT. "
+        "(See phasefield generate --help.)\n"
+    )
 
 
 def test_a_real_bug_keeps_its_traceback():

@@ -166,6 +166,12 @@ class TestMemory:
         assert short["peak_bytes"] < long["peak_bytes"]
         assert short["tokens_per_second"] > 0
 
+    def test_a_long_prompt_is_read_in_passes_whose_memory_does_not_grow_with_it(self, monkeypatch):
+        monkeypatch.setattr("phasefield.generation._PASS", 16)
+        model = ToyRecurrent(ToyConfig(9)).eval()
+        short, long = (decoding_speed(model, torch.zeros(1, T, dtype=torch.int64)) for T in (48, 480))
+        assert short["peak_bytes"] == long["peak_bytes"]
+
     def test_a_model_that_drafts_keeps_nothing(self):
         cell = decoding_speed(ToyFiller(ToyConfig(9)), torch.zeros(1, 3, dtype=torch.int64))
         assert cell["state_bytes"] is None
