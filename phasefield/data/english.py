@@ -1,8 +1,8 @@
 """The affixes of English, and which of them show themselves on a word nobody has seen.
 
 Free affixes are cut off any stem that is long enough; the others off known words only (``number`` is no
-``numb`` + ``er``). Which are free was decided on every second word of SIGMORPHON 2022's English development set:
-those whose cuts from unknown stems were right more often than not.
+``numb`` + ``er``). Which are free was decided on every second word of SIGMORPHON 2022's English development
+set: those whose cuts from unknown stems were right more often than not.
 """
 
 
