@@ -21,23 +21,34 @@ from .brief_training import VALIDATION_TOKENS, content, fit, run_config
 
 _SLOTS, _MATRIX = {"type": "slots", "slots": 512}, {"type": "matrix"}
 _EPISODIC = {"type": "episodic"}
+_ORIGINS = {"dim": 64, "banks": "semantic", "memories": {"slots": _SLOTS, "matrix": _MATRIX}}
+_FEW_CONCEPTS = {"semantic": {"type": "semantic", "concepts": 64}}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("mamba", {}),
     "phase_field": ("phase_field", {}),
-    "variant original": ("phase_field", {"variant": "original"}),
-    "banks context": ("phase_field", {"banks": "context"}),
-    "banks semantic,context": ("phase_field", {"banks": "semantic,context"}),
-    "no memory": ("phase_field", {"memories": {}}),
-    "slots alone": ("phase_field", {"memories": {"slots": _SLOTS}}),
-    "matrix alone": ("phase_field", {"memories": {"matrix": _MATRIX}}),
-    "with episodic": (
+    "variant original": ("phase_field", {**_ORIGINS, "variant": "original"}),
+    "no slots, 80 channels": (
         "phase_field",
-        {"memories": {"slots": _SLOTS, "matrix": _MATRIX, "episodic": _EPISODIC}},
+        {"dim": 80, "banks": _FEW_CONCEPTS, "memories": {"matrix": _MATRIX}},
     ),
     "backbone linoss": ("phase_field", {"backbone": "linoss"}),
     "backbone mamba": ("phase_field", {"backbone": "mamba"}),
+    "origin's size": ("phase_field", _ORIGINS),
+    "banks context": ("phase_field", {**_ORIGINS, "banks": "context"}),
+    "banks semantic,context": ("phase_field", {**_ORIGINS, "banks": "semantic,context"}),
+    "no memory": ("phase_field", {**_ORIGINS, "memories": {}}),
+    "slots alone": ("phase_field", {**_ORIGINS, "memories": {"slots": _SLOTS}}),
+    "matrix alone": ("phase_field", {**_ORIGINS, "memories": {"matrix": _MATRIX}}),
+    "with episodic": (
+        "phase_field",
+        {**_ORIGINS, "memories": {"slots": _SLOTS, "matrix": _MATRIX, "episodic": _EPISODIC}},
+    ),
 }
-"""The model and the fields of its tiny size that are changed, by row."""
+"""The model and the fields of its tiny size that are changed, by row.
+
+Those behind "origin's size", and the original variant, start from the origin's tiny: 64 channels, 512 slots
+and as many concepts.
+"""
 TRAINING_CHARACTERS = 4_000_000
 
 

@@ -1,7 +1,8 @@
 """The affixes of English, and which of them show themselves on a word nobody has seen.
 
 Free affixes are cut off any stem that is long enough; the others off known words only (``number`` is no
-``numb`` + ``er``).
+``numb`` + ``er``). Which are free was decided on every second word of SIGMORPHON 2022's English development
+set: those whose cuts from unknown stems were right more often than not.
 """
 
 
@@ -13,26 +14,35 @@ INFLECTIONS = _set("s ed ing er est")
 """Suffixes that make no new word: an inflected form may be far more frequent than its root."""
 
 FREE_SUFFIXES = _set("""
-    ability able ectomy ed er esque est ful graphy hood ification ify ing ism ist itis ization ize izing less
-    like ly ment metry ness oid ological ologist ology osis phobia s ship wise
+    ability able blast cele crat cyte derm ectomy ed er ergic esque est eth ful genic gram graph graphy
+    head hood ification ify ing ism ist itis ization ize izing land latry less like lith ly lysis lytic
+    mania ment meter metric metry ness nomy oid ological ologist ology omics osis pathy phile philia phobe
+    phobia phore phyte plasty ploid proof s scope scopy ship tard toxic troph tropic type uria ware wise
+    work
 """)
 
 SUFFIXES = FREE_SUFFIXES | _set("""
-    age al ally an ance ane ant ary ase ate ation ative cy dom ee eer en ence ery ese ess eth
-    ette ia ial ian ible ic ical ics ide ine ion isation ise ish ite ition ity ium ive let ling or ory
-    ous ry scope some ster th tion ual ward y yl
+    age al ally an ance ane ant ary ase ate ation ative cy dom ee eer emia en ence ery ese ess ette fest
+    gen gene ia ial ian ible ic ical ics ide ine ion isation ise ish istic ite ition ity ium ive let ling
+    logy man oma onym or ory ous ry side some ster th tion tomy ual ward way y yl
 """)
 
 FREE_PREFIXES = _set("""
-    anthropo anti auto bio cardio chemo chloro circum counter cryo crypto cyber cyclo cyto electro ethno
-    fluoro gastro glyco hemi hetero hexa hydro hyper hypo immuno inter intra macro magneto mega methyl
-    micro mis mono multi nano neuro non oligo organo osteo over palaeo paleo penta phospho photo phyto
-    poly post proto pseudo psycho pyro quasi radio retro semi socio stereo sub super supra tetra thermo
-    thio trans ultra un under
+    acyl aero after allo amino anthropo anti auto back bio brady cardio chemi chemo chloro chromo chrono
+    circum cis copro counter cross cryo crypto cyber cyclo cyto down eco ecto electro endo entero erythro
+    ethno ferro fibro fluoro gastro giga glyco gyro hemi hemo hepato hepta hetero hexa holo hydro hyper
+    hypo idio immuno infra inter intra iodo karyo keto kilo lepto leuko levo lipo litho lympho macro
+    magneto mechano medio mega meso methyl micro mid milli mini mis mono morpho multi myco myelo myo nano
+    naso neo neuro nitro non normo oleo oligo omni onco opto organo osteo out over oxo oxy palaeo paleo
+    patho penta peri phospho photo phyto pico piezo pluri pneumo poly post proto pseudo psycho pyro quasi
+    radio retro rheo rhino rhizo self semi sero socio somato spectro spiro stereo sub super supra techno
+    tele terato tetra thermo thio trans tropho ultra un under up uro vaso xeno xero xylo zoo
 """)
 
 PREFIXES = FREE_PREFIXES | _set("""
-    a aero after allo amino arch astro back be bi co cross de di dis down dys eco ecto en endo epi equi
-    exo extra for fore geo holo homo il im in ir iso mal meso meta mid mini myo neo ortho out pan para
-    peri pre pro re self sero step tele tri uni up vice video xeno zoo
+    a adeno amphi ante apo arch astro be bi co de demo di dis duo dys em en epi equi eu euro exo extra for
+    fore galacto geo haemo helio histo homo hypno il im in ir iso lacto logo mal meta muco necro nucleo
+    octo ortho pan para petro pharmaco philo pre pro re ribo sarco sclero seismo step sur syn tera theo
+    thyro topo tri tricho uni veno vice video
 """)
+"""Prefixes, and the combining forms of Greek and Latin."""

@@ -17,6 +17,8 @@ _SHORTEST_ROOT = 3
 _LONGEST_AFFIX = 5
 _MOST_AFFIXES = 4
 _LOWEST_SCORE = 30
+_MUCH_RARER = {"inflection": 300, "suffix": 10, "prefix": 1}
+"""How many times as often as its stem a word may be seen and yet be made of it."""
 _VOWELS = frozenset("aeiouy")
 _DOUBLED = re.compile(r"([bdgmnprt])\1$")
 
@@ -131,16 +133,19 @@ class Splitter:
         if len(stem) < _SHORTEST_ROOT or _VOWELS.isdisjoint(stem) or not stem.isalpha():
             return 0.0
         seen = self.words.get(stem, 0)
+        itself = self.words.get(word, 0)
         inflection = affix in english.INFLECTIONS
         free = affix in (english.FREE_SUFFIXES if side == "suffix" else english.FREE_PREFIXES)
         if seen:
-            rarer = self.words.get(word, 0) / seen
-            if rarer > (300 if inflection else 10):
+            rarer = itself / seen
+            if rarer > _MUCH_RARER["inflection" if inflection else side]:
                 return 0.0
             sure = free or (affix == "y" and side == "suffix" and rarer <= 3)
             if len(stem) == _SHORTEST_ROOT and not sure:
                 return 0.0
             return 10.0 + math.log1p(seen) / 4 + len(affix) / 2
+        if itself and not inflection:  # a known word is not made of an unknown one
+            return 0.0
         shape = side == "prefix" or _plausible(stem, affix)
         long = len(stem) > _SHORTEST_ROOT or affix == "s"
         return 1.0 + len(affix) if free and shape and long else 0.0

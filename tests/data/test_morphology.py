@@ -355,6 +355,6 @@ def test_roots_are_those_of_the_gold_segmentation_more_often_than_not():
         root = max((morpheme.lstrip("@").lower() for morpheme in gold.split(" ")), key=len)
         right += splitter.split(word.lower()).root == root
         whole += word.lower() == root
-    # 0.48 when written; 0.15 of the words are their own roots. Three standard errors of 2,900 words below.
-    assert right / len(lines) > 0.45
+    # 0.51 when written; 0.15 of the words are their own roots. Three standard errors of 2,900 words below.
+    assert right / len(lines) > 0.48
     assert whole / len(lines) < 0.2

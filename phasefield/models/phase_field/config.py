@@ -186,15 +186,19 @@ class PhaseFieldConfig:
         return {**given, "plugins": ",".join(plugins)}
 
 
-def _size(dim: int, num_layers: int, slots: int, banks: str) -> dict[str, Any]:
+def _size(dim: int, num_layers: int, slots: int, banks: str | dict[str, Any]) -> dict[str, Any]:
     memories = {"slots": {"type": "slots", "slots": slots}, "matrix": {"type": "matrix"}}
     return {"dim": dim, "num_layers": num_layers, "banks": banks, "memories": memories}
 
 
 SIZES: dict[str, dict[str, Any]] = {
-    "tiny": _size(64, 4, 512, "semantic"),
+    "tiny": _size(76, 4, 64, {"semantic": {"type": "semantic", "concepts": 64}}),
     "small": _size(256, 8, 2048, "semantic,context"),
     "medium": _size(512, 12, 4096, "semantic,context,language"),
     "large": _size(768, 16, 8192, "semantic,context,language,emotion"),
 }
-"""Fields by name of size: the origin's channels, layers, slots and banks."""
+"""Fields by name of size: the origin's channels, layers, slots and banks, but for tiny's.
+
+The origin's tiny has 64 channels, and a third of its numbers in 512 slots and 512 concepts; in wider layers
+as many numbers lower the loss by 0.06 nats (docs/phase-field-model.md).
+"""
