@@ -25,8 +25,9 @@ def hebbian_scan(
     with rule ``"hebb"``; ``S_{-1}`` is the initial state, or 0. Rule ``"delta"`` writes what is missing,
     ``β_t (v_t − γ_t S_{t-1} k_t) k_tᵀ``: a key that comes again is overwritten, not added to.
 
-    Computed chunk by chunk with matrix products; states are float32. Memory: for its backward the torch form
-    keeps the states at the starts of groups of chunks, the fused form nothing (it recomputes them).
+    Computed chunk by chunk with matrix products (natively, by Hebb's rule, step by step); states are float32.
+    Memory: for its backward the torch form keeps the states at the starts of groups of chunks, the others
+    nothing (they recompute them).
 
     Args:
         q, k: ``[B, T, H, K]``; float32, bfloat16, float16 (float64 on the torch backends), both alike. Any

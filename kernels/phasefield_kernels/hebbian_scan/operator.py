@@ -1,5 +1,7 @@
 """What hebbian_scan and phase_hebbian_scan share: checks of their arguments, and the registered operators."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -25,8 +27,8 @@ def run(
     backend: str | None,
 ) -> tuple[Tensor, Tensor]:
     """The scan on checked arguments: ``(y, final_state)``."""
-    name = resolve(backend, q)
     delta = rule == "delta"
+    name = resolve(backend, q, None if delta else native.OP)
     if name == "reference":
         check_values(k, log_decay, beta, delta, cu_seqlens)
         return reference.hebbian_scan(q, k, v, log_decay, beta, delta, initial_state, cu_seqlens)
@@ -102,13 +104,21 @@ def step(
     checks.parameter("state", state, q, (*q.shape[:2], v.shape[2], *q.shape[2:]))
     checks.state_in_place(state, q)
     return torch.ops.phasefield.hebbian_scan_step_.default(
-        q, k, v, log_decay, beta, state, rule == "delta", resolve(backend, q, "hebbian_scan")
+        q, k, v, log_decay, beta, state, rule == "delta", resolve(backend, q, native.OP)
     )
 
 
 def with_time(parameter: Tensor | None) -> Tensor | None:
     """A step's parameter by head, ``[B, H]``, with a time axis; others as they are."""
     return parameter.unsqueeze(1) if parameter is not None and parameter.ndim == 2 else parameter
+
+
+def _form(backend: str) -> ModuleType:
+    if backend == "triton":
+        from . import fused
+
+        return fused
+    return native if backend == "native" else blocked
 
 
 @torch.library.custom_op("phasefield::hebbian_scan", mutates_args=())
@@ -124,10 +134,7 @@ def _scan(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_values(k, log_decay, beta, delta, cu_seqlens)
-    if backend == "triton":
-        from . import fused as form
-    else:
-        form = blocked
+    form = _form(backend)
     with outside_autocast(q):
         return form.forward(q, k, v, log_decay, beta, delta, initial_state, cu_seqlens)
 
@@ -146,7 +153,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = checks.state_dtype(q)
     rows = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    if backend == "triton":
+    if backend in ("triton", "native"):
         saved = 0
     elif cu_seqlens is None:
         saved = blocked.saved_numel(q.shape, v.shape)
@@ -171,10 +178,7 @@ def _scan_backward(
     delta: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    if backend == "triton":
-        from . import fused as form
-    else:
-        form = blocked
+    form = _form(backend)
     with outside_autocast(q):
         *grads, grad_decay, grad_beta, grad_initial = form.backward(
             grad_y, grad_final, starts, q, k, v, log_decay, beta, delta, initial_state, cu_seqlens
