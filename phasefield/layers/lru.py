@@ -27,7 +27,8 @@ class AperiodicLRU(nn.Module):
         phase_scaling: s; 2.0 as in the aperiodic cell.
         min_radius, max_radius: the squares of ``1 − σ(b)`` start uniform between theirs; by default memories
             of 10 to 1000 tokens.
-        dropout: probability of dropping a number in training, before the last gate and after it.
+        dropout: probability of dropping a number in training: of ``norm(x_t)``, before the last gate and
+            after it.
 
     Source: the block of A. Orvieto et al., "Resurrecting recurrent neural networks for long sequences",
     2023 (LRU), with the angles of Landauer LLM and the update gate of L. Feng et al., "Were RNNs all we
@@ -82,7 +83,7 @@ class AperiodicLRU(nn.Module):
         Returns:
             ``(out, state)``: out like x, and the state after the last step.
         """
-        normed = self.norm(x)
+        normed = self._drop(self.norm(x))
         inputs = self.input(normed).unflatten(-1, (-1, 2))
         z, state = oscillatory_scan(inputs, self.update(normed), self.phases, None, state)
         return self._mix(x, normed, z), state

@@ -34,7 +34,7 @@ class LandauerConfig:
     """aperiodic: the faithful nonlinear cell; lru: its linear sibling with a true rotation over time"""
     bound_scale: bool = False
     """keep the aperiodic cell's hidden scale under 1 in magnitude"""
-    dropout: float = 0.3
+    dropout: float = 0.2
     """in the lru cell's blocks; the aperiodic cell has none"""
     temperature: float = 0.05
     """of the energy term (sampling has a temperature of its own, in `generate`)"""
