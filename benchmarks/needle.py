@@ -23,7 +23,7 @@ from .brief_training import run_config
 PAIRS, KEYS, VALUES, NOISE = 4, 16, 16, 16
 TRAINED_UP_TO = 64
 LENGTHS = (64, 1024, 4096, 16_384)
-MEMORIES = {"backbone alone": "none", "with matrix memory": {"matrix": {"type": "matrix"}}}
+MEMORIES = {"backbone alone": "none", "with matrix memory": {"matrix": {"type": "matrix", "heads": 1}}}
 _PIECE = 1024
 
 
@@ -52,12 +52,13 @@ def recalled(model: PhaseField, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train(model: PhaseField, steps: int, batch: int, lr: float) -> None:
-    """On texts whose noise is from 0 to :data:`TRAINED_UP_TO` tokens long; only values count."""
+    """On texts of 0 to :data:`TRAINED_UP_TO` tokens of noise, at first of less; only values count."""
     run = run_config("phase_field", steps=steps, lr=lr)
     optimizer, generator = make_optimizer(model.train(), run), torch.Generator().manual_seed(0)
     for step in range(1, steps + 1):
         set_learning_rate(optimizer, learning_rate(run, step))
-        noise = int(torch.randint(TRAINED_UP_TO + 1, (), generator=generator))
+        longest = int(TRAINED_UP_TO * min(1, 1.5 * step / steps))
+        noise = int(torch.randint(longest + 1, (), generator=generator))
         logits, values = recalled(model, texts(batch, noise, generator))
         F.cross_entropy(logits.flatten(0, 1), values.flatten()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), run.grad_clip)

@@ -141,12 +141,12 @@ def observe(
         by_state = (left.exp() * written) / (left.exp() * written).sum(0).clamp_min(1e-30)
         held.append(by_state.mean(1))
     names = {memory: name for name, memory in model.memories.items()}
-    distances = [0, *(2**power for power in range(20) if 2**power < length)]
+    distances = [0, *(2**power for power in range(20) if 2**power < length - 1)]
     retrieval, remembered = {}, {}
     for memory, (arguments, (_, state)) in heard:
         if isinstance(memory, MatrixMemory):
             retrieval[names[memory]], remembered[names[memory]] = _recalled(
-                memory, arguments[0], state, distances
+                memory, arguments[0], state.matrices, distances
             )
     return Observation(
         symbols=[tokenizer.decode([token]) for token in tokens[0].tolist()],
@@ -209,8 +209,9 @@ def _said_again(model: nn.Module, needle: Tensor, state: Any) -> tuple[float, fl
 def _recalled(
     memory: MatrixMemory, x: Tensor, state: Tensor, distances: list[int]
 ) -> tuple[list[float], Tensor]:
-    """Retrieval coherence by distance, and of each position ``[T]`` at the end."""
-    _, k, v, log_decay, beta, mix = memory.controls(x)
+    """Retrieval coherence by distance, and of each position ``[T]`` at the end (0 of the first: no key)."""
+    _, k, *written = memory.controls(x)
+    k, (v, log_decay, beta, mix) = k[:, :-1], (t[:, 1:] for t in written)
     by_distance = []
     for distance in distances:
         # Positions before the beginning are asked for nothing, and left out of the mean.
@@ -220,7 +221,7 @@ def _recalled(
         by_distance.append(float(likeness.mean()))
     states, keys, last = (as_complex(t) for t in (state.float(), k.float(), mix[:, -1].float()))
     read = torch.einsum("bhsvk,bthk,bhs->bthv", states, keys, last)
-    return by_distance, _coherence(torch.view_as_real(read), v.float())[0].mean(-1)
+    return by_distance, F.pad(_coherence(torch.view_as_real(read), v.float())[0].mean(-1), (1, 0))
 
 
 def _coherence(a: Tensor, b: Tensor) -> Tensor:

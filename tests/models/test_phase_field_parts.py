@@ -248,6 +248,7 @@ def test_the_matrix_memory_is_its_formula():
     control = memory.control(r(u).flatten(-2)).view(2, LENGTH, 2, 7)
     beta, decay = control[..., 0].sigmoid(), torch.exp(-F.softplus(control[..., 1:3]))
     mix = torch.complex(control[..., 3:5], control[..., 5:7])
+    k = torch.cat([torch.zeros_like(k[:, :1]), k[:, :-1]], dim=1)
     S, reads = torch.zeros(2, 2, 2, 3, 3, dtype=torch.complex128), []
     for t in range(LENGTH):
         S = decay[:, t, :, :, None, None] * S
@@ -256,6 +257,17 @@ def test_the_matrix_memory_is_its_formula():
         reads.append((mix[:, t].unsqueeze(-1) * (S @ q[:, t, :, None, :, None]).squeeze(-1)).sum(2))
     read = torch.stack(reads, 1).flatten(2)
     torch.testing.assert_close(c(memory(z)[0]), linear(memory.output, rms(memory.norm, read)))
+
+
+def test_the_matrix_memory_finds_what_followed_a_token_before_it_has_learnt():
+    memory, z = MatrixMemory(DIM, heads=1, states=1).double(), draw()
+    with torch.no_grad():
+        memory.control.weight.zero_()
+        memory.control.bias.copy_(torch.tensor([40.0, -40, 1, 0]))  # β = 1, no decay, the state as it is
+    _, state = memory(z[:, :2])
+    again, first = memory.controls(z[:, :1])[0], memory.controls(z[:, 1:2])[2]
+    read = torch.einsum("bhsvk,bthk->bthv", c(state.matrices), c(again))
+    torch.testing.assert_close(read, c(first))
 
 
 def test_the_matrix_memory_starts_with_long_and_short_decays():
