@@ -50,9 +50,7 @@ def save_plan(folder: Path, plan: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         replace_text(folder / "plan.json", as_json(asdict(plan)))
     except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written: {error.strerror or error}; choose another --save-dir."
-        ) from error
+        raise UserError(f"--save-dir: {folder} cannot be written: {error.strerror or error}.") from error
 
 
 def as_json(content: dict[str, Any]) -> str:

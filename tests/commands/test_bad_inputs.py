@@ -177,7 +177,7 @@ BAD_INPUTS = {
     "a prompt of nothing": (f"{COMPARE} --prompt-lengths 0 4", 2, "--prompt-lengths is [0, 4]; each must be"),
     "a comparison on too short a text": (f"{COMPARE} --data-path short.txt", 1, "prompts and continuations"),
     "a comparison of sequences longer than the text": (f"{COMPARE} --seq-len 9999", 1, "seq_len 9999"),
-    "a comparison in no folder": (f"{COMPARE} --save-dir text.txt/new", 1, "--save-dir text.txt/new cannot"),
+    "a comparison in no folder": (f"{COMPARE} --save-dir text.txt/new", 1, "--save-dir: text.txt/new cannot"),
     "a comparison to resume that is not there": (
         f"{COMPARE} --resume",
         1,
