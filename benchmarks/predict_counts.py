@@ -22,6 +22,7 @@ from torch import Tensor
 SIZES: dict[str, dict[str, Any]] = {
     "scan_cases": dict(
         TIME_LOOP=dict(batch=16, length=1024, width=512),
+        SIDE_BY_SIDE=dict(batch=16, length=1024, width=512),
         CHUNKED=dict(batch=1, length=16_384, width=512),
         ONE_STEP=dict(batch=16, length=1, width=512),
     ),
@@ -39,10 +40,10 @@ SIZES: dict[str, dict[str, Any]] = {
 WANTED = {
     "aperiodic_scan": ("time loop, float32", "time loop, bfloat16", "decoding, float32"),
     "rotation_scan": (
-        "time loop, constant angle, constant decay, float32",
-        "time loop, token angle, token decay, bfloat16",
+        "side by side, constant angle, constant decay, float32",
+        "side by side, token angle, token decay, bfloat16",
     ),
-    "oscillatory_scan": ("time loop, token angle, token damping, bfloat16",),
+    "oscillatory_scan": ("side by side, token angle, token damping, bfloat16",),
     "linoss_scan": ("rotating",),
     "selective_scan": ("time loop, real, bfloat16", "decoding"),
     "hebbian_scan": ("small, delta", "decoding"),

@@ -187,11 +187,13 @@ def oscillatory_scan_cases() -> Iterator[Case]:
             many = _oscillatory("many lanes", dtype, angle, damping, MANY_LANES)
             yield many.forward()
             yield many.backward()
+        if dtype == torch.float32 or telling:
             spans = _oscillatory("side by side", dtype, angle, damping, SIDE_BY_SIDE)
             yield spans.forward(ONE_PASS)
             yield spans.backward(ONE_PASS)
         if telling:
             yield scan.backward_to_first(ONE_PASS)
+            yield spans.backward_to_first(ONE_PASS)
             chunked = _oscillatory("chunked", dtype, angle, damping, MANY_CHUNKS)
             # The first pass reads the cotangent, the gate and the tokens' parameters; neither h nor x.
             bounds = two_pass(read=3 + tokens, written=2), two_pass(read=3 + tokens, written=7 + tokens)
