@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from phasefield_kernels import oscillatory_scan, oscillatory_scan_step_
 
+from .dropout import dropout
 from .phases import layer_phases
 
 
@@ -105,7 +106,7 @@ class AperiodicLRU(nn.Module):
         return x + self._drop(F.glu(self.gate(y)))
 
     def _drop(self, y: Tensor) -> Tensor:
-        return F.dropout(y, self.dropout, self.training)
+        return dropout(y, self.dropout, self.training)
 
     def extra_repr(self) -> str:
         return (

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ....layers import Mamba
+from ....layers.dropout import Dropout
 from ..interfaces import Backbone
 from ..registry import register_backbone
 
@@ -28,7 +29,7 @@ class MambaBackbone(Backbone):
         self.blocks = nn.ModuleList(
             Mamba(2 * dim, d_state=state_dim, expand=expand) for _ in range(num_layers)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.RMSNorm(2 * dim)
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, tuple[Any, ...]]:
