@@ -20,6 +20,7 @@ NATIVE_OPS = (
     "linoss_scan",
     "oscillatory_scan",
     "phase_linear",
+    "phase_norm",
     "rotation_scan",
     "selective_scan",
 )
