@@ -8,6 +8,7 @@ from phasefield_kernels import oscillatory_scan, oscillatory_scan_step_
 
 from .dropout import dropout
 from .phases import layer_phases
+from .rms_norm import RMSNorm
 
 
 class AperiodicLRU(nn.Module):
@@ -62,7 +63,7 @@ class AperiodicLRU(nn.Module):
         self.state_dim = state_dim
         self.layer = layer
         self.phase_scaling = phase_scaling
-        self.norm = nn.RMSNorm(dim)
+        self.norm = RMSNorm(dim)
         self.input = nn.Linear(dim, 2 * state_dim, bias=False)
         self.update = nn.Linear(dim, state_dim)
         squares = torch.rand(state_dim) * (max_radius**2 - min_radius**2) + min_radius**2

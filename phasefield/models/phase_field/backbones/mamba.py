@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ....layers import Mamba
 from ....layers.dropout import Dropout
+from ....layers.rms_norm import RMSNorm
 from ..interfaces import Backbone
 from ..registry import register_backbone
 
@@ -30,7 +31,7 @@ class MambaBackbone(Backbone):
             Mamba(2 * dim, d_state=state_dim, expand=expand) for _ in range(num_layers)
         )
         self.dropout = Dropout(dropout)
-        self.norm = nn.RMSNorm(2 * dim)
+        self.norm = RMSNorm(2 * dim)
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, tuple[Any, ...]]:
         """``[B, T, dim, 2]`` → the same, and each block's state."""
