@@ -35,12 +35,13 @@ class CrystalMemory(nn.Module):
 
     >>> crystal = CrystalMemory(3, parents=(-1,), sites=16)
     >>> context = torch.tensor([[5]])
-    >>> crystal.read(context, torch.arange(3)[None])[0].flatten().tolist()  # nothing is known yet
+    >>> every = torch.arange(3)[None]
+    >>> crystal.read(context, every, crystal.evidence(context)).flatten().tolist()  # nothing is known yet
     [0.3333333432674408, 0.3333333432674408, 0.3333333432674408]
     >>> crystal.learn_(context.expand(8, 1), torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]))
-    >>> p, evidence = crystal.read(context, torch.arange(3)[None])
-    >>> evidence.flatten().tolist()  # 8 occurrences of 2 kinds
+    >>> crystal.evidence(context).flatten().tolist()  # 8 occurrences of 2 kinds
     [8.0, 2.0]
+    >>> p = crystal.read(context, every, crystal.evidence(context))
     >>> bool(p[0, 0] > p[0, 1] > p[0, 2] > 0), round(float(p.sum()), 6)
     (True, 1.0)
     """
@@ -63,17 +64,21 @@ class CrystalMemory(nn.Module):
         once, twice = self.rare.unbind(1)
         return torch.where(once > 0, once / (once + 2 * twice), _FIRST_DISCOUNT).float()
 
-    def read(self, phases: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def evidence(self, phases: Tensor) -> Tensor:
+        """N and K of contexts ``[…, C]``: float32 ``[…, C, 2]``."""
+        return self.contexts.read(self.contexts.find(phases))
+
+    def read(self, phases: Tensor, tokens: Tensor, evidence: Tensor) -> Tensor:
         """Probabilities of given next tokens.
 
         Args:
             phases: int64 ``[…, C]``, of the contexts.
             tokens: int64 ``[…, M]``, M candidates for the next token.
+            evidence: ``[…, C, 2]``, of the contexts, see :meth:`evidence`.
 
         Returns:
-            ``(p, evidence)``: p ``[…, M, C]``; evidence ``[…, C, 2]``, N and K of each context.
+            ``[…, M, C]``.
         """
-        evidence = self.contexts.read(self.contexts.find(phases))
         bonds = self._bond(phases.unsqueeze(-2), tokens.unsqueeze(-1))
         counts = self.bonds.read(self.bonds.find(bonds)).squeeze(-1)
         occurrences, kinds = evidence.unsqueeze(-3).unbind(-1)
@@ -86,7 +91,7 @@ class CrystalMemory(nn.Module):
             below = 1 / self.vocab_size if parent < 0 else levels[parent]
             own = (kept[..., kind] + passed[..., kind] * below) / total[..., kind]
             levels.append(torch.where(occurrences[..., kind] > 0, own, below))
-        return torch.stack(levels, dim=-1), evidence
+        return torch.stack(levels, dim=-1)
 
     def learn_(
         self,

@@ -120,7 +120,7 @@ def test_a_coherent_field_collapses_to_the_predictor_of_the_largest_weight():
     assert 0.3 < coherent.float().mean() < 0.8
     assert torch.equal(collapsed[~coherent], mixed[~coherent])
     every = torch.arange(VOCAB).expand(2, 48, VOCAB)
-    p, _ = model.crystal.read(reading.phases, every)
+    p = model.crystal.read(reading.phases, every, reading.evidence)
     pull = reading.pulls[0] + 0.02 / VOCAB
     p = torch.cat([p, (pull / pull.sum(-1, keepdim=True)).unsqueeze(-1)], dim=-1)
     chosen = model.mixture(reading.confidence, reading.gates).argmax(-1)
