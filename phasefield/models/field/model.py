@@ -1,6 +1,6 @@
 """The field model: a crystal, gravity and a Born mixture, all of which learn without back-propagation."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
@@ -227,6 +227,32 @@ class Field(nn.Module):
         """
         phases, _, _ = self.phases(tokens)
         self.crystal.learn_(phases, targets, generator, forget=True)
+
+    def merge_(self, other: "Field", generator: torch.Generator | None = None) -> None:
+        """Learn what another model has learnt: its crystal's traces, as if they had been written here.
+
+        The weights of the mixture (and of the read-out and its matrix, if there are) become the mean of both,
+        each counted by the tokens that it learnt from.
+
+        Args:
+            other: a model of the same config, which learnt the same tokens.
+            generator: of stochastic rounding, for 16-bit bonds.
+
+        Raises:
+            ValueError: the other has another config, or other tokens between words.
+        """
+        mine, its = asdict(self.config), asdict(other.config)
+        for name in (name for name in mine if mine[name] != its[name]):
+            raise ValueError(f"other has {name} {its[name]!r}; it must have {mine[name]!r}, as this model.")
+        if not torch.equal(self.phases.boundary, other.phases.boundary):
+            raise ValueError("other has other tokens between words; the same must stand there.")
+        share = float(other.coherences.sum() / (self.coherences + other.coherences).sum().clamp_min(1))
+        theirs = other.state_dict()
+        for name, weight in self.state_dict().items():
+            if name.startswith(("mixture.", "readout.")):
+                weight.lerp_(theirs[name], share)
+        self.coherences += other.coherences
+        self.crystal.merge_(other.crystal, generator)
 
     def read(
         self,
