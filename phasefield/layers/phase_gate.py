@@ -32,23 +32,23 @@ class _PhaseGate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, value: Tensor, gate: Tensor) -> Tensor:
         ctx.save_for_backward(value, gate)
-        product = torch.view_as_real(as_complex(value) * as_complex(gate))
-        product.mul_(_scale(gate.to(product.dtype)).unsqueeze(-1))
-        return product.to(torch.promote_types(value.dtype, gate.dtype))
+        product = as_complex(value) * as_complex(gate)
+        product.mul_(_scale(gate.to(product.real.dtype)))
+        return torch.view_as_real(product).to(torch.promote_types(value.dtype, gate.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
         dtypes = [tensor.dtype for tensor in ctx.saved_tensors]
         value, gate = (tensor.to(state_dtype(grad)) for tensor in ctx.saved_tensors)
-        scale = _scale(gate)
-        scaled = as_complex(grad * scale.unsqueeze(-1)).conj_physical_()
+        scale, v, g = _scale(gate), as_complex(value), as_complex(gate)
+        scaled = (as_complex(grad) * scale).conj_physical_()
         # conj(a) b = conj(a conj(b)): numbers are conjugated in place, not their factors beforehand.
-        grad_value = (as_complex(gate) * scaled).conj_physical_()
-        grad_gate = torch.view_as_real(scaled.mul_(as_complex(value)).conj_physical_())
-        along = _sum_of_pairs(gate * grad_gate).mul_(scale.square_())
-        grad_gate.addcmul_(gate, along.unsqueeze(-1), value=-1)
-        return torch.view_as_real(grad_value).to(dtypes[0]), grad_gate.to(dtypes[1])
+        grad_value = torch.view_as_real((g * scaled).conj_physical_())
+        e = scaled.mul_(v).conj_physical_()
+        along = _sum_of_pairs(gate * torch.view_as_real(e)).mul_(scale.square_())
+        grad_gate = torch.view_as_real(e.sub_(g * along))
+        return grad_value.to(dtypes[0]), grad_gate.to(dtypes[1])
 
 
 def _scale(gate: Tensor) -> Tensor:
