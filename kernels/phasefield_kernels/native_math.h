@@ -56,7 +56,7 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 #endif
 
 /* For those who allocate. */
-const int64_t lanes = LANES;
+__attribute__((weak)) const int64_t lanes = LANES; /* weak: once, of a library of several files */
 
 INLINE vec all(float x) { return x - (vec){0}; }
 
@@ -140,6 +140,16 @@ INLINE float sum_lanes(vec v) {
     v += SHUFFLE(v, v, ACROSS(1));
     return v[0];
 }
+
+/* Σ x y */
+INLINE float inner(const float *x, const float *y, int64_t count) {
+    vec sum = all(0);
+    for (int64_t i = 0; i < count; i += LANES) sum += load_some(x + i, count - i) * load_some(y + i, count - i);
+    return sum_lanes(sum);
+}
+
+/* The smallest multiple of `to` that is not less. */
+INLINE int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 
 /* The nearest integer, for |v| < 2^22: adding 1.5 · 2^23 rounds away all bits behind the point. */
 #define ROUNDER 12582912.0f

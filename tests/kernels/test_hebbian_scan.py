@@ -16,14 +16,13 @@ from phasefield_kernels import (
 )
 from tests.machinery.comparison import assert_agrees_with_reference, relative_error
 
-BACKENDS = ("torch", "triton")
+BACKENDS = ("torch", "native", "triton")
 OPS = {
     False: (hebbian_scan, hebbian_scan_step, hebbian_scan_step_),
     True: (phase_hebbian_scan, phase_hebbian_scan_step, phase_hebbian_scan_step_),
 }
 FORMS = list(itertools.product((False, True), ("hebb", "delta")))
 EVERYWHERE = [(backend, *form) for backend in BACKENDS for form in FORMS]
-EVERYWHERE += [("native", is_complex, "hebb") for is_complex in (False, True)]
 ROUNDING = {torch.float32: 2**-24, torch.bfloat16: 2**-9, torch.float16: 2**-12}
 
 
