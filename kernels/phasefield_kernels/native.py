@@ -102,7 +102,8 @@ def _library(op: str) -> ctypes.CDLL:
     sources = sorted((_FOLDER / op).glob("native*.c"))
     flags = (*_FLAGS, f"-I{_FOLDER}", "-march=native" if _is_x86() else "-mcpu=native")
     version = _run(*command, "--version")
-    made_from = [part.read_text(encoding="utf-8") for part in (*sources, *sorted(_FOLDER.glob("native_*.h")))]
+    read = (*sorted((_FOLDER / op).glob("native*.[ch]")), *sorted(_FOLDER.glob("native_*.h")))
+    made_from = [source.read_text(encoding="utf-8") for source in read]
     made_from += [*command, version, *flags, _processor()]
     key = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:24]
     folder = cache_folder()

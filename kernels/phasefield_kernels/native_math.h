@@ -143,9 +143,12 @@ INLINE float sum_lanes(vec v) {
 
 /* Σ x y */
 INLINE float inner(const float *x, const float *y, int64_t count) {
-    vec sum = all(0);
-    for (int64_t i = 0; i < count; i += LANES) sum += load_some(x + i, count - i) * load_some(y + i, count - i);
-    return sum_lanes(sum);
+    vec sum[4] = {all(0), all(0), all(0), all(0)};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= count; i += 4 * LANES)
+        EACH(l, 4) sum[l] += load(x + i + l * LANES) * load(y + i + l * LANES);
+    for (; i < count; i += LANES) sum[0] += load_some(x + i, count - i) * load_some(y + i, count - i);
+    return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
 /* The smallest multiple of `to` that is not less. */

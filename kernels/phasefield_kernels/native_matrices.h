@@ -31,6 +31,29 @@ typedef struct {
     int conjugate;
 } Right;
 
+INLINE Left rows_of(int parts, const float *at, int64_t across) {
+    return (Left){.at = at, .row = across, .column = parts};
+}
+
+INLINE Left adjoint_of(int parts, const float *at, int64_t across) {
+    return (Left){.at = at, .row = parts, .column = across, .conjugate = 1};
+}
+
+INLINE Right right(const float *at, int64_t across) { return (Right){.at = at, .across = across}; }
+
+INLINE Right conjugate(const float *at, int64_t across) {
+    return (Right){.at = at, .across = across, .conjugate = 1};
+}
+
+/* A row of whole vectors, from a row that may end within one. */
+INLINE void copy(float *to, const float *from, int64_t floats) {
+    for (int64_t i = 0; i < floats; i += LANES) store(to + i, load_some(from + i, floats - i));
+}
+
+INLINE void scale(float *to, const float *from, float factor, int64_t floats) {
+    for (int64_t i = 0; i < floats; i += LANES) store(to + i, load(from + i) * factor);
+}
+
 INLINE vec by_turns(float even, float odd) {
     vec v = {0};
     for (int i = 0; i < LANES; i++) v[i] = i % 2 ? odd : even;
@@ -44,8 +67,8 @@ INLINE vec joined(vec real, vec imaginary, int left_conjugate, int right_conjuga
     return real * by_turns(1.0f, right) + turned * by_turns(-left * right, left);
 }
 
-INLINE void product_tile(float *to, const float *before, const Left *left, const Right *right, int64_t inner,
-                         const int parts, const int wide) {
+INLINE void product_tile(float *to, const float *from, const float *factor, const Left *left, const Right *right,
+                         int64_t inner, const int parts, const int wide) {
     vec sum[TALL][WIDE];
     EACH(j, TALL) EACH(l, wide) sum[j][l] = all(0);
     const float *a = left->at, *b = right->at;
@@ -55,38 +78,39 @@ INLINE void product_tile(float *to, const float *before, const Left *left, const
         EACH(j, TALL) EACH(l, wide) sum[j][l] += a[j / parts * left->row + j % parts] * b_k[l];
     }
     EACH(j, TALL / parts) EACH(l, wide) {
-        float *y = to + j * right->across + l * LANES;
+        const int64_t place = j * right->across + l * LANES;
         vec value = sum[j * parts][l];
         if (parts == 2) value = joined(value, sum[j * parts + 1][l], left->conjugate, right->conjugate);
-        store(y, before ? load(y) * before[j] + value : value);
+        store(to + place, from ? load(from + place) * factor[j] + value : value);
     }
 }
 
-INLINE void products(float *to, const float *before, Left left, Right right, int64_t rows, int64_t inner,
-                     const int parts) {
-    const float *first = right.at;
+INLINE void products(float *to, const float *from, const float *factor, Left left, Right right, int64_t rows,
+                     int64_t inner, const int parts) {
+    const int tall = TALL / parts;
+    const float *first_left = left.at, *first_right = right.at;
     for (int64_t lane = 0; lane < right.across; lane += WIDE * LANES) {
-        right.at = first + lane;
-        Left some = left;
-        for (int64_t i = 0; i < rows; i += TALL / parts, some.at += TALL / parts * left.row) {
-            float *y = to + i * right.across + lane;
-            const float *factor = before ? before + i : NULL;
+        right.at = first_right + lane;
+        for (int64_t i = 0; i < rows; i += tall) {
+            const int64_t place = i * right.across + lane;
+            left.at = first_left + i * left.row;
+            const float *base = from ? from + place : NULL;
             if (lane + LANES < right.across) {
-                product_tile(y, factor, &some, &right, inner, parts, WIDE);
+                product_tile(to + place, base, factor + i, &left, &right, inner, parts, WIDE);
             } else {
-                product_tile(y, factor, &some, &right, inner, parts, 1);
+                product_tile(to + place, base, factor + i, &left, &right, inner, parts, 1);
             }
         }
     }
 }
 
-/* to ← before to + left right: a factor by row, or NULL for what is written anew; to has right's across. */
-static __attribute__((noinline)) void product(int parts, float *to, const float *before, Left left, Right right,
-                                              int64_t rows, int64_t inner) {
+/* to ← factor from + left right, with a factor by row; from may be to, or NULL for 0. Rows are right's long. */
+static __attribute__((noinline)) void product(int parts, float *to, const float *from, const float *factor,
+                                              Left left, Right right, int64_t rows, int64_t inner) {
     if (parts == 2) {
-        products(to, before, left, right, rows, inner, 2);
+        products(to, from, factor, left, right, rows, inner, 2);
     } else {
-        products(to, before, left, right, rows, inner, 1);
+        products(to, from, factor, left, right, rows, inner, 1);
     }
 }
 

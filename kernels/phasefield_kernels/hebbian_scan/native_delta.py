@@ -9,7 +9,7 @@ from ..native import call, plain, side_by_side
 from .inputs import Inputs
 from .native import OP, decay_of
 
-_FORWARD, _BACKWARD = 0.03, 0.09  # nanoseconds a step and real product of the state
+_FORWARD, _BACKWARD = 0.08, 0.2  # nanoseconds a step and real product of the state
 _SEGMENT = 256  # native_delta.c's SEGMENT
 
 
