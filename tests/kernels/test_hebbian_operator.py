@@ -8,22 +8,27 @@ from tests.machinery.comparison import relative_error
 from tests.machinery.hebbian import BACKENDS, EVERYWHERE, FORMS, OPS, draw
 
 
-@pytest.mark.parametrize(("is_complex", "rule"), FORMS)
-def test_the_operators_are_registered_as_torch_wants(is_complex, rule):
+# The native delta rule keeps states from 256 steps on.
+@pytest.mark.parametrize(
+    ("backend", "length", "is_complex", "rule"),
+    [("torch", 35, *form) for form in FORMS]
+    + [("native", 258, is_complex, "delta") for is_complex in (False, True)],
+)
+def test_the_operators_are_registered_as_torch_wants(backend, length, is_complex, rule):
     delta = rule == "delta"
     for decay, beta in (("token", True), (None, False)):
-        tensors = draw(2, 35, 1, 3, 2, is_complex, decay, beta)
+        tensors = draw(2, length, 1, 3, 2, is_complex, decay, beta)
         arguments = [None if t is None else t.requires_grad_() for t in tensors.values()]
-        torch.library.opcheck(torch.ops.phasefield.hebbian_scan.default, (*arguments, None, delta, "torch"))
+        torch.library.opcheck(torch.ops.phasefield.hebbian_scan.default, (*arguments, None, delta, backend))
         arguments = [None if t is None else t.detach() for t in arguments]
-        y, final, starts = torch.ops.phasefield.hebbian_scan(*arguments, None, delta, "torch")
+        y, final, kept = torch.ops.phasefield.hebbian_scan(*arguments, None, delta, backend)
         torch.library.opcheck(
             torch.ops.phasefield.hebbian_scan_backward.default,
-            (y, final, starts, *arguments, None, delta, "torch"),
+            (y, final, kept, *arguments, None, delta, backend),
         )
         token = [None if t is None else t[:, 0].contiguous() for t in arguments[:-1]]
         torch.library.opcheck(
-            torch.ops.phasefield.hebbian_scan_step_.default, (*token, arguments[-1], delta, "torch")
+            torch.ops.phasefield.hebbian_scan_step_.default, (*token, arguments[-1], delta, backend)
         )
 
 
@@ -75,7 +80,7 @@ def test_empty_inputs_give_empty_outputs(backend, is_complex, rule, shape, devic
     assert (grads[-1] == 1).all()
 
 
-@pytest.mark.parametrize("backend", [*BACKENDS, "native"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_strides_do_not_matter(backend, is_complex, device):
     tensors = {name: t.to(device) for name, t in draw(1, 9, 2, 17, 9, is_complex).items()}
@@ -91,7 +96,7 @@ def test_strides_do_not_matter(backend, is_complex, device):
     def odd_offset(t):
         return torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape)
 
-    for rule in {"torch": ("hebb", "delta"), "triton": ("delta",), "native": ("hebb",)}[backend]:
+    for rule in ("delta",) if backend == "triton" else ("hebb", "delta"):
         expected, final = op(**tensors, rule=rule, initial_state=state, backend=backend)
         for view in (transposed, columns_apart, odd_offset):
             viewed = {name: view(t) for name, t in tensors.items()}
@@ -105,6 +110,22 @@ def test_strides_do_not_matter(backend, is_complex, device):
         inputs["grads"] = torch.autograd.grad(y.sum(), list(inputs.values()))
     for grad, want in zip(repeated["grads"], plain["grads"], strict=True):
         assert relative_error(grad, want.cpu()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("backend", "is_complex", "rule"), [case for case in EVERYWHERE if case[0] != "triton"]
+)
+def test_a_head_that_overflows_spoils_no_other(backend, is_complex, rule):
+    def results(value):
+        tensors = draw(1, 40, 3, 5, 3, is_complex)
+        tensors["v"][0, 7, 0] = value
+        inputs = [t.requires_grad_() for t in tensors.values()]
+        y, final = OPS[is_complex][0](**tensors, rule=rule, backend=backend)
+        *grads, grad_state = torch.autograd.grad(y.square().sum() + final.square().sum(), inputs)
+        return [t[:, :, 1:] for t in (y, *grads)] + [final[:, 1:], grad_state[:, 1:]]
+
+    for spoilt, whole in zip(results(torch.inf), results(1.0), strict=True):
+        assert torch.equal(spoilt, whole)
 
 
 @pytest.mark.parametrize(("backend", "rule"), [(b, r) for b, is_complex, r in EVERYWHERE if is_complex])

@@ -1,5 +1,7 @@
 """hebbian_scan and phase_hebbian_scan: against the float64 reference and loops of their own."""
 
+import math
+
 import pytest
 import torch
 
@@ -62,6 +64,24 @@ def test_packed_sequences_agree(backend, is_complex, rule, device):
     )
 
 
+@pytest.mark.parametrize("backend", ["native"])
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_delta_rule_agrees_across_the_states_it_keeps(backend, is_complex, packed):
+    # It keeps one in 256 steps: sequences that end with such a stretch, within one, and beside each other.
+    offsets = {"cu_seqlens": torch.tensor([0, 3, 259, 259, 800])} if packed else {}
+    length, sequences = (800, 4) if packed else (513, None)
+    assert_agrees_with_reference(
+        OPS[is_complex][0],
+        draw(1 if packed else 2, length, 2, 5, 3, is_complex, sequences=sequences) | offsets,
+        backend=backend,
+        dtype=torch.float32,
+        by_dtype=(),
+        tolerance=tolerances(torch.float32, 5, 32),  # of decays that forget within a few steps
+        rule="delta",
+    )
+
+
 @pytest.mark.parametrize(("is_complex", "rule"), FORMS)
 def test_gradients_are_right_in_float64(is_complex, rule):
     # 35 steps are a chunk and a rest. A projection of each output, so that few numbers are differentiated.
@@ -113,7 +133,8 @@ def test_second_path_a_naive_delta_rule_gives_the_same(is_complex):
 
 
 @pytest.mark.parametrize("backend", ["torch", "native"])
-def test_long_memories_and_their_decays_gradient_stay_exact(backend):
+@pytest.mark.parametrize("rule", ["hebb", "delta"])
+def test_long_memories_and_their_decays_gradient_stay_exact(backend, rule):
     # A decay of 1e-3 a step remembers a thousand steps. Were it rounded the same way at each of them, they
     # would be off by up to 3e-8 · 1000; and a sum of the decay's gradient over all steps by more than that.
     shape = (1, 1500, 1, 9, 5)
@@ -126,8 +147,21 @@ def test_long_memories_and_their_decays_gradient_stay_exact(backend):
         by_dtype=(),
         tolerance={"out0": 2e-6, "out1": 2e-6, "default": 4e-6},  # 8e-7; rounded alike every time, 5e-6
         device="cpu",
-        rule="hebb",
+        rule=rule,
     )
+
+
+@pytest.mark.parametrize("backend", ["native"])
+def test_what_the_delta_rule_does_not_overwrite_decays_as_it_should(backend):
+    # Sixteen decays of about 1e-3: were those of whole chunks rounded alike every time, some of the
+    # states would be off by 94 times 3e-8.
+    tensors = draw(1, 1504, 16, 4, 4, False)
+    tensors["log_decay"] = -torch.linspace(1e-3, 1.1e-3, 16)
+    tensors["beta"] = torch.zeros(1, 1504, 16)
+    _, final = hebbian_scan(**tensors, rule="delta", backend=backend)
+    expected = (1504 * tensors["log_decay"].double()).exp()[:, None, None] * tensors["initial_state"].double()
+    error = ((final - expected) / expected).abs().max()
+    assert error < 2 * 2**-24 * math.sqrt(1504 / 16)  # a rounding a chunk, which add like square roots
 
 
 @pytest.mark.parametrize(("backend", "is_complex", "rule"), EVERYWHERE)

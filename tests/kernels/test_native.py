@@ -17,8 +17,10 @@ needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="there is 
 OP = "phase_linear"
 NATIVE_OPS = (
     "aperiodic_scan",
+    "hebbian_scan",
     "linoss_scan",
     "oscillatory_scan",
+    "phase_hebbian_scan",
     "phase_linear",
     "rotation_scan",
     "selective_scan",
