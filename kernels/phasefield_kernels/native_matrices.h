@@ -140,8 +140,8 @@ INLINE void solve_by_lanes(float *x, int64_t across, int64_t floats, const Left 
 
 /* x ← (1 + left)⁻¹ x for a strictly lower left: what is elsewhere is not read. x's rows of `floats` are `across`
  * apart; from the last to the first, with left's numbers backward as well, an upper one is as good. */
-static __attribute__((noinline)) void solve(int parts, float *x, int64_t across, int64_t floats, Left left,
-                                            int64_t rows) {
+static __attribute__((noinline, unused)) void solve(int parts, float *x, int64_t across, int64_t floats, Left left,
+                                                    int64_t rows) {
     if (parts == 2) {
         solve_by_lanes(x, across, floats, &left, rows, 2);
     } else {
