@@ -9,8 +9,8 @@ from .sites import SiteTable
 _BOND, _TOKEN = golden_frequencies(2).tolist()
 _FIRST_DISCOUNT = 0.75
 """Before anything was measured: the usual value of absolute discounting."""
-_CROWDED = 1 / 4
-"""The share of a batch's bonds that may find no site before others must fade: of 1/16 to 1/2 the best in the
+_LOST = 1 / 32
+"""How many traces, as a share of the sites, find none before others fade: of 1/16 to 1/256 the best in the
 mean over tables of 2^18 to 2^22 sites (Tiny Shakespeare)."""
 
 
@@ -64,6 +64,7 @@ class CrystalMemory(nn.Module):
         self.register_buffer("owners", torch.zeros(sites, dtype=torch.int32))
         self.register_buffer("kinds", torch.zeros(sites, dtype=torch.int8))
         self.register_buffer("fadings", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("lost", torch.zeros((), dtype=torch.int64))  # since the last fading
         self.register_buffer("rare", torch.zeros(len(parents), 2, dtype=torch.float64))
 
     @property
@@ -136,7 +137,8 @@ class CrystalMemory(nn.Module):
         sites = torch.full_like(distinct, -1)
         sites[owned] = self.bonds.claim(distinct[owned])
         self._add_(sites, times, homes, place, kind_of, generator)
-        if (sites < 0).sum() > _CROWDED * len(sites):
+        self.lost += (sites < 0).sum()
+        if self.lost > _LOST * len(self.bonds.tags):
             self.fade_()
 
     def merge_(self, other: "CrystalMemory", generator: torch.Generator | None = None) -> None:
@@ -174,6 +176,7 @@ class CrystalMemory(nn.Module):
         there = self.bonds.tags.nonzero().squeeze(1)
         there = there[(self.bonds.tags[there] >> 7) % 4 == self.fadings % 4]
         self.fadings += 1
+        self.lost.zero_()
         if not len(there):
             return
         strength = self.bonds.read(there).squeeze(1)

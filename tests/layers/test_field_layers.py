@@ -332,7 +332,7 @@ def test_the_crystals_distributions_sum_to_one_also_when_it_is_full(sites):
 
 def test_a_full_crystal_keeps_the_strong_traces_and_learns_new_ones():
     memory = CrystalMemory(11, (-1, 0, 1), 256)
-    often, new = torch.tensor([[3, 7, 7]]) * 1000 + KINDS, torch.tensor([[3, 8, 8]]) * 1000 + KINDS
+    often, new = torch.tensor([[3, 7, 7]]) * 1000 + KINDS, torch.tensor([[4, 8, 8]]) * 1000 + KINDS
     memory.learn_(often.expand(40, -1), torch.full((40,), 5))
     for seed in range(9):
         noise = torch.randint(0, 10**6, (100, 3), generator=generator(seed)) + 10**7
