@@ -152,7 +152,7 @@ class GravityMemory(nn.Module):
             trail[:, -1:],
         )
         one_hot = nn.functional.one_hot(seen.tokens, self.vocab_size)
-        masses = one_hot * seen.mass.unsqueeze(-1)
+        masses = (one_hot * seen.mass.unsqueeze(-1)).to(at.dtype)
         tests = at if move is None else move(at)
         starts = range(0, length, _CHUNK)
         pulls = [self._pull(tests[:, t : t + _CHUNK], seen.places, masses, old + t) for t in starts]
