@@ -9,10 +9,8 @@ from . import blocked
 OP = "gravity_field"
 
 _FORWARD, _BACKWARD = 0.02, 0.06  # nanoseconds a pair and dimension
-_FEW, _SHARDS = (
-    4,
-    4,
-)  # fewer sequences than these are cut into so many shards; each reads all sources
+_FEW = 4  # fewer sequences than these are cut into _SHARDS; each reads all sources
+_SHARDS = 4
 _NO_WINDOW = 1 << 40
 
 
