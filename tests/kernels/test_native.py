@@ -23,6 +23,7 @@ NATIVE_OPS = (
     "oscillatory_scan",
     "phase_hebbian_scan",
     "phase_linear",
+    "phase_norm",
     "rotation_scan",
     "selective_scan",
 )

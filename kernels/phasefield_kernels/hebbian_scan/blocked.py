@@ -178,9 +178,9 @@ def _states(parts: _Parts, start: Tensor) -> tuple[Tensor, Tensor]:
     )
     steps = zip(S.unbind(1), S.unbind(1)[1:], *by_chunk, strict=False)
     for g, (before, after, U_g, W_g, k_g) in enumerate(steps):
-        torch.baddbmm(U_g, W_g, before.mT, alpha=-1, out=U_g)
-        after.copy_(scaled(before, None if whole is None else whole[g]))
-        torch.baddbmm(after, U_g.mT, k_g, out=after)
+        # Products apart from sums: into a strided tensor torch multiplies matrix by matrix.
+        U_g.sub_(torch.bmm(W_g, before.mT))
+        torch.add(scaled(before, None if whole is None else whole[g]), torch.bmm(U_g.mT, k_g), out=after)
     return S, U
 
 
@@ -285,8 +285,8 @@ def _carry_back(parts: _Parts, dU: Tensor, late_dY: Tensor, dS: Tensor) -> Tenso
     for g in reversed(range(group.chunks)):
         ends[:, g] = dS
         if parts.W is not None:
-            torch.baddbmm(dU_chunks[g], k_chunks[g], ends[:, g].mT, out=dU_chunks[g])
-            read[:, g].baddbmm_(dU_chunks[g].mT, W_chunks[g], alpha=-1)
+            dU_chunks[g].add_(torch.bmm(k_chunks[g], dS.mT))
+            read[:, g].sub_(torch.bmm(dU_chunks[g].mT, W_chunks[g]))
         scale_(dS, None if whole is None else whole[g]).add_(read[:, g])
     ends = ends.flatten(0, 1)
     if parts.W is None:
