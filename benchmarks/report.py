@@ -24,6 +24,7 @@ SECTIONS: tuple[Section, ...] = (
     scaling.lengths,
     scaling.sizes,
     training.runs,
+    training.step_shares,
     gpu.predicted_times,
     gpu.machine_code,
     gpu.peer_kernels,

@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "measure a checkpoint on a whole validation split",
     "generate": "continue a prompt with a trained model",
     "chat": "write a text with a trained model in turns",
+    "merge": "make one field model of several that learnt apart",
     "shard": "teach a memory a text apart from the weights, attach and detach it",
     "analyze": "look into a model while it reads a text",
     "compare": "train several models alike and compare them",

@@ -94,18 +94,22 @@ class FieldFlags:
         return Decoding(model, **options)
 
     def save(self, model: Field, tokenizer: Tokenizer, checkpoint: Path | None) -> None:
-        """Save what was learnt as a checkpoint, with the flags of the run that it was trained in.
+        """Save what was learnt, see :func:`save_field`."""
+        save_field(RunFolder(self.save_dir), model, tokenizer, checkpoint)
 
-        Raises:
-            UserError: it cannot be written.
-        """
 
-        def write(folder: Path) -> None:
-            write_model(folder, "field", model, tokenizer)
-            if checkpoint is not None:
-                shutil.copy(checkpoint / _TRAINER, folder / _TRAINER)
+def save_field(folder: RunFolder, model: Field, tokenizer: Tokenizer, checkpoint: Path | None) -> None:
+    """Save a field as the checkpoint of a folder, with the flags of the run of another one.
 
-        folder = RunFolder(self.save_dir)
-        bytes_kept = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-        folder.check_writable(bytes_kept + 2**18)
-        folder.save(0, None, write)
+    Raises:
+        UserError: it cannot be written.
+    """
+
+    def write(step: Path) -> None:
+        write_model(step, "field", model, tokenizer)
+        if checkpoint is not None:
+            shutil.copy(checkpoint / _TRAINER, step / _TRAINER)
+
+    bytes_kept = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    folder.check_writable(bytes_kept + 2**18)
+    folder.save(0, None, write)

@@ -3,7 +3,7 @@
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,8 @@ from .errors import UsageError, UserError, reported
 from .markdown import count, mebibytes, table
 from .models import MODELS
 from .profiling.measure import Workload
+from .profiling.steps import step_parts
+from .train import parse
 from .training.device import describe_device, out_of_memory_reported, pick_backend, pick_device
 from .training.durable import replace_text
 from .training.flags import flags_of_size, known_model
@@ -110,9 +112,18 @@ def run(arguments: Sequence[str]) -> int:
             work.trace(folder / "trace.json")
     parts = _parts(results["cells"])
     console.print(f"\n{parts}")
+    sized = [] if flags.size is None else ["--size", flags.size]
+    of_run = parse([flags.model, *sized, "--device", str(device)])
+    results["step"] = {
+        "batch_size": of_run.run.batch_size,
+        "seq_len": of_run.run.seq_len,
+        **asdict(step_parts(of_run)),
+    }
+    step = _step(results["step"])
+    console.print(f"\n{step}")
     with reported(OSError):
         replace_text(folder / "profile.json", as_json(results))
-        replace_text(folder / "profile.md", _report(results, parts))
+        replace_text(folder / "profile.md", _report(results, parts, step))
     console.print(f"\nwrote profile.md, profile.json and trace.json (for ui.perfetto.dev) in {folder}")
     return 0
 
@@ -147,12 +158,19 @@ def _parts(cells: Sequence[dict[str, Any]]) -> str:
     return table(head, rows)
 
 
+def _step(step: dict[str, Any]) -> str:
+    """The time by part of a step of ``phasefield train``."""
+    head = ["step of `phasefield train`", f"{step['batch_size']} × {step['seq_len']}"]
+    largest_first = sorted(step["parts"], key=step["parts"].__getitem__, reverse=True)
+    return table(head, [[part, _share(part, step["parts"])] for part in largest_first])
+
+
 def _share(part: str, parts: dict[str, float]) -> str:
     seconds, total = parts.get(part, 0.0), sum(parts.values())
     return f"{1e3 * seconds:,.2f} ms, {seconds / total:.0%}"
 
 
-def _report(results: dict[str, Any], parts: str) -> str:
+def _report(results: dict[str, Any], parts: str, step: str) -> str:
     size = f", {results['size']}" if results["size"] else ""
     sections = [
         f"# Profile of {results['model']}{size}",
@@ -162,6 +180,10 @@ def _report(results: dict[str, Any], parts: str) -> str:
         _speeds(results["cells"]),
         "A part's time is its own, without the parts inside it; `rest` is what the model does between them.",
         parts,
+        "A step of `phasefield train`, its own batch of its own text, by what its loop calls: `looks` is "
+        "Python reading values, which waits for a GPU, `rest` what the loop does between its parts. On a CPU "
+        "these are seconds of the processor, which other programs hardly change.",
+        step,
     ]
     return "\n\n".join(sections) + "\n"
 

@@ -37,7 +37,7 @@ def machines(data: Path) -> str:
     parts = ["## Machines"]
     for file in measured(data):
         loads = [row["load"] for row in file.rows if row["load"] is not None]
-        text = f"`{file.name}.json`: {'; '.join(_settings(file.settings[0]))}."
+        text = f"`{file.name}.json`: {'; '.join(machine_settings(file.settings[0]))}."
         if loads:
             text += f" Load when a race began, our own process included: {min(loads)} to {max(loads)}."
         text += "".join(f" {note}" for note in dict.fromkeys(run.get("note", "") for run in file.settings))
@@ -60,7 +60,8 @@ def _runs(file: Measured) -> str:
     return table(("date", "commit", "rows", copy, product, "exp, 10⁹/s"), rows)
 
 
-def _settings(run: dict[str, Any]) -> list[str]:
+def machine_settings(run: dict[str, Any]) -> list[str]:
+    """Cores, threads, environment and versions of a run, in words."""
     malloc = ", ".join(f"{name}={value}" for name, value in run["malloc"].items()) or "default"
     environment = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "LD_PRELOAD")
     packages = ("python", "torch", "triton", "transformers", "mambapy")

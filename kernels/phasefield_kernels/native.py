@@ -1,6 +1,6 @@
 """The native forms: C kernels of an op's folder, compiled at first use by the machine's own compiler.
 
-``<op>/native.c`` becomes a shared library in a cache, as Triton's launchers do: nothing happens at import,
+``<op>/native*.c`` become a shared library in a cache, as Triton's launchers do: nothing happens at import,
 and later processes only load it. The cache is ``PHASEFIELD_CACHE_DIR``, else ``phasefield`` in
 ``XDG_CACHE_HOME``, else ``~/.cache/phasefield``. A library's name there holds a hash of all that it was made
 from (sources, flags, compiler, processor) and one of its own bytes: a damaged one is made again. Where there
@@ -99,28 +99,31 @@ def _library(op: str) -> ctypes.CDLL:
     command = compiler()
     if command is None:
         raise _CannotCompileError(f"no C compiler was found ($CC, {', '.join(_COMPILERS)})")
-    sources = [_FOLDER / op / "native.c", *sorted(_FOLDER.glob("native_*.h"))]
+    sources = sorted((_FOLDER / op).glob("native*.c"))
     flags = (*_FLAGS, f"-I{_FOLDER}", "-march=native" if _is_x86() else "-mcpu=native")
     version = _run(*command, "--version")
-    made_from = [source.read_text(encoding="utf-8") for source in sources]
+    read = (*sorted((_FOLDER / op).glob("native*.[ch]")), *sorted(_FOLDER.glob("native_*.h")))
+    made_from = [source.read_text(encoding="utf-8") for source in read]
     made_from += [*command, version, *flags, _processor()]
     key = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:24]
     folder = cache_folder()
     if folder is None:
         with tempfile.TemporaryDirectory() as private:
-            return _load(_compile(command, flags, sources[0], Path(private), f"{op}-{key}"))
+            return _load(_compile(command, flags, sources, Path(private), f"{op}-{key}"))
     for kept in folder.glob(f"{op}-{key}-*.so"):
         if kept.name == f"{op}-{key}-{_digest(kept)}.so":
             return _load(kept)
         kept.unlink(missing_ok=True)
-    return _load(_compile(command, flags, sources[0], folder, f"{op}-{key}"))
+    return _load(_compile(command, flags, sources, folder, f"{op}-{key}"))
 
 
-def _compile(command: Sequence[str], flags: Sequence[str], source: Path, folder: Path, name: str) -> Path:
+def _compile(
+    command: Sequence[str], flags: Sequence[str], sources: Sequence[Path], folder: Path, name: str
+) -> Path:
     # Written aside and renamed: whoever looks sees a whole file or none.
     with tempfile.TemporaryDirectory(dir=folder) as aside:
         made = Path(aside) / "library.so"
-        _run(*command, *flags, str(source), "-o", str(made), "-lm")
+        _run(*command, *flags, *map(str, sources), "-o", str(made), "-lm")
         library = folder / f"{name}-{_digest(made)}.so"
         os.replace(made, library)
     return library

@@ -5,7 +5,7 @@
  * read and write what a row has left at its end. No -ffast-math: a NaN stays one, infinities are limits.
  *
  * Errors, in units of 2^-24, relative but for sine and cosine (tests/kernels/test_native.py measures them):
- * exp 3, sigmoid 4, softplus 4, tanh 4, sine and cosine 3 (absolute, within 8,000 rad).
+ * exp 3, sigmoid 4, softplus 4, tanh 4, inverse root 5, sine and cosine 3 (absolute, within 8,000 rad).
  */
 #include <math.h>
 #include <stdint.h>
@@ -56,7 +56,7 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 #endif
 
 /* For those who allocate. */
-const int64_t lanes = LANES;
+__attribute__((weak)) const int64_t lanes = LANES; /* weak: once, of a library of several files */
 
 INLINE vec all(float x) { return x - (vec){0}; }
 
@@ -129,6 +129,20 @@ INLINE vec root_of(vec v) {
 #endif
 }
 
+/* 1/√v by an estimate and a step of Newton's method, for normal numbers. */
+INLINE vec inverse_root_of(vec v) {
+#if defined(__AVX512F__)
+    vec y = (vec)_mm512_rsqrt14_ps((__m512)v);
+#elif defined(__AVX2__)
+    vec y = (vec)_mm256_rsqrt_ps((__m256)v);
+#else
+    return 1.0f / root_of(v);
+#endif
+#if defined(__AVX2__)
+    return y + 0.5f * y * (1.0f - v * y * y);
+#endif
+}
+
 INLINE float sum_lanes(vec v) {
 #if LANES > 8
     v += SHUFFLE(v, v, ACROSS(8));
@@ -140,6 +154,19 @@ INLINE float sum_lanes(vec v) {
     v += SHUFFLE(v, v, ACROSS(1));
     return v[0];
 }
+
+/* Σ x y */
+INLINE float inner(const float *x, const float *y, int64_t count) {
+    vec sum[4] = {all(0), all(0), all(0), all(0)};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= count; i += 4 * LANES)
+        EACH(l, 4) sum[l] += load(x + i + l * LANES) * load(y + i + l * LANES);
+    for (; i < count; i += LANES) sum[0] += load_some(x + i, count - i) * load_some(y + i, count - i);
+    return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+/* The smallest multiple of `to` that is not less. */
+INLINE int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 
 /* The nearest integer, for |v| < 2^22: adding 1.5 · 2^23 rounds away all bits behind the point. */
 #define ROUNDER 12582912.0f

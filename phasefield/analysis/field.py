@@ -98,7 +98,7 @@ def observe(model: Field, tokenizer: Tokenizer, text: str) -> Observation:
     logits, _ = model(tokens)
     reading, _ = model.read(tokens)
     before = torch.cat([model.phases.empty().expand(1, 1, -1), reading.phases[:, :-1]], dim=1)
-    mass = model.masses(before, tokens)
+    mass = model.masses(before, tokens, model.crystal.evidence(before))
     gravity = model.gravity or _gravity_of(model)
     suffixes, _ = model.phases.suffixes(tokens, model.init_state(1).contexts.recent, gravity.orders)
     nested = torch.stack(suffixes[1:], dim=-1)
@@ -130,9 +130,10 @@ def crystal_spectrum(model: Field, tokens: Tensor) -> Tensor:
         vocabulary = tokens.unique()
     phases, _, _ = model.phases(vocabulary.unsqueeze(1))
     names = model.phases.names
-    bigram = names.index("1") if "1" in names else 0
-    p, _ = model.crystal.read(phases[:, 0], vocabulary.expand(len(vocabulary), -1))
-    return torch.linalg.svdvals(p[..., bigram].double()).float()
+    kind = names.index("1") if "1" in names else 0
+    contexts, every = phases[:, 0], vocabulary.expand(len(vocabulary), -1)
+    p = model.crystal.read(contexts, every, model.crystal.evidence(contexts))
+    return torch.linalg.svdvals(p[..., kind].double()).float()
 
 
 def effective_rank(spectrum: Tensor) -> Tensor:

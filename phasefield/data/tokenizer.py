@@ -62,9 +62,8 @@ def make_tokenizer(name: str, text: str, validation: str = "") -> Tokenizer:
             f"tokenizer is {name!r}; allowed are char, gpt2, morphological, or a folder that holds a "
             "tokenizer."
         )
-    if (Path(name) / morphology.FILE).is_file():
-        return MorphologicalTokenizer.load(name)
-    return SubwordTokenizer.read(name)
+    ours = any((Path(name) / file).is_file() for file in (morphology.FILE, FILE))
+    return load_tokenizer(name) if ours else SubwordTokenizer.read(name)
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:

@@ -28,7 +28,9 @@ class CausalConv1d(nn.Conv1d):
             tail = x.new_zeros(x.shape[0], self.kernel_size[0] - 1, x.shape[2])
         x = torch.cat([tail.to(x.dtype), x], dim=1)
         # As an image one pixel high, channels last: on a CPU twice as fast as a conv1d of the transpose.
-        y = F.conv2d(x.mT.unsqueeze(2), self.weight.unsqueeze(2), self.bias, groups=self.groups)
+        y = F.conv2d(x.mT.unsqueeze(2), self.weight.unsqueeze(2), groups=self.groups)
+        if self.bias is not None:  # apart: as a sum its gradient takes a thirtieth of the time
+            y = y.add_(self.bias[:, None, None])
         last = x[:, x.shape[1] - self.kernel_size[0] + 1 :]
         # A copy: a view would keep the whole of x alive as long as the state.
         return y.squeeze(2).mT, last.to(self.weight.dtype, copy=True)

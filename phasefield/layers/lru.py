@@ -6,7 +6,9 @@ from torch.nn import functional as F
 
 from phasefield_kernels import oscillatory_scan, oscillatory_scan_step_
 
+from .dropout import dropout
 from .phases import layer_phases
+from .rms_norm import RMSNorm
 
 
 class AperiodicLRU(nn.Module):
@@ -61,7 +63,7 @@ class AperiodicLRU(nn.Module):
         self.state_dim = state_dim
         self.layer = layer
         self.phase_scaling = phase_scaling
-        self.norm = nn.RMSNorm(dim)
+        self.norm = RMSNorm(dim)
         self.input = nn.Linear(dim, 2 * state_dim, bias=False)
         self.update = nn.Linear(dim, state_dim)
         squares = torch.rand(state_dim) * (max_radius**2 - min_radius**2) + min_radius**2
@@ -105,7 +107,7 @@ class AperiodicLRU(nn.Module):
         return x + self._drop(F.glu(self.gate(y)))
 
     def _drop(self, y: Tensor) -> Tensor:
-        return F.dropout(y, self.dropout, self.training)
+        return dropout(y, self.dropout, self.training)
 
     def extra_repr(self) -> str:
         return (

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from phasefield_kernels import selective_scan, selective_scan_step_
 
 from .causal_conv import CausalConv1d
+from .rms_norm import RMSNorm
 from .ssm import SSMState, at_least_float32, initial_dt_bias, normed, require_sizes, state_like
 
 
@@ -63,7 +64,7 @@ class Mamba(nn.Module):
         self.dim = dim
         self.d_state = d_state
         self.dt_rank = dt_rank
-        self.norm = nn.RMSNorm(dim, eps=norm_eps)
+        self.norm = RMSNorm(dim, eps=norm_eps)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=bias)
         self.conv1d = CausalConv1d(inner, d_conv, bias=conv_bias)
         self.x_proj = nn.Linear(inner, dt_rank + 2 * d_state, bias=False)

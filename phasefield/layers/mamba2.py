@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from phasefield_kernels import hebbian_scan, hebbian_scan_step_
 
 from .causal_conv import CausalConv1d
+from .rms_norm import RMSNorm
 from .ssm import SSMState, at_least_float32, initial_dt_bias, normed, require_sizes, state_like
 
 
@@ -72,14 +73,14 @@ class Mamba2(nn.Module):
         self.head_dim = head_dim
         self.groups = groups
         self.heads = inner // head_dim
-        self.norm = nn.RMSNorm(dim, eps=norm_eps)
+        self.norm = RMSNorm(dim, eps=norm_eps)
         convolved = inner + 2 * groups * d_state
         self.in_proj = nn.Linear(dim, inner + convolved + self.heads, bias=bias)
         self.conv1d = CausalConv1d(convolved, d_conv, bias=conv_bias)
         self.dt_bias = nn.Parameter(initial_dt_bias(self.heads))
         self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.heads))
-        self.gate_norm = nn.RMSNorm(inner, eps=norm_eps)
+        self.gate_norm = RMSNorm(inner, eps=norm_eps)
         self.out_proj = nn.Linear(inner, dim, bias=bias)
         for parameter in (self.dt_bias, self.A_log, self.D):
             parameter._no_weight_decay = True

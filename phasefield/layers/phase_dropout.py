@@ -1,7 +1,8 @@
 """Dropout of complex numbers."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from .dropout import kept
 
 
 class PhaseDropout(nn.Module):
@@ -23,7 +24,7 @@ class PhaseDropout(nn.Module):
         """``[…, D, 2]`` → the same."""
         if not self.training or self.p == 0:
             return x
-        return x * F.dropout(x.new_ones(*x.shape[:-1], 1), self.p)
+        return x * kept(x, (*x.shape[:-1], 1), self.p)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

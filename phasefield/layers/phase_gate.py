@@ -2,6 +2,10 @@
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from phasefield_kernels.checks import state_dtype
+from phasefield_kernels.pairs import as_complex
 
 from .phase import PhaseLinear, phase_product
 
@@ -9,11 +13,50 @@ from .phase import PhaseLinear, phase_product
 def phase_gate(value: Tensor, gate: Tensor) -> Tensor:
     """``v · g / √(1 + |g|²)``: shortened by a factor in [0, 1) and turned by g's phase; smooth where g is 0.
 
-    Both are ``[…, D, 2]``. A turn of the gates turns the result with them: where values and gates come from
-    one input, a turn of it by α turns the result by 2α.
+    Both are ``[…, D, 2]``; the result has the wider of their dtypes. A turn of the gates turns the result
+    with them: where values and gates come from one input, a turn of it by α turns the result by 2α.
     """
-    scale = torch.rsqrt(1 + gate.square().sum(-1, keepdim=True))
-    return phase_product(value, gate) * scale
+    if torch.compiler.is_compiling():  # a compiler makes few passes of these
+        return phase_product(value, gate) * torch.rsqrt(1 + gate.square().sum(-1, keepdim=True))
+    return _PhaseGate.apply(value, gate)
+
+
+class _PhaseGate(torch.autograd.Function):
+    """With s = (1 + |g|²)^-½ and d = dL/dy, y = s v g:
+
+    ``dv = s conj(g) d``,     ``e = s conj(v) d``,     ``dg = e − s² Re(conj(g) e) g``
+
+    Autograd would pass over memory more often, and sum pairs, which torch does slowly.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, value: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(value, gate)
+        product = as_complex(value) * as_complex(gate)
+        product.mul_(_scale(gate.to(product.real.dtype)))
+        return torch.view_as_real(product).to(torch.promote_types(value.dtype, gate.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        dtypes = [tensor.dtype for tensor in ctx.saved_tensors]
+        value, gate = (tensor.to(state_dtype(grad)) for tensor in ctx.saved_tensors)
+        scale, v, g = _scale(gate), as_complex(value), as_complex(gate)
+        scaled = (as_complex(grad) * scale).conj_physical_()
+        # conj(a) b = conj(a conj(b)): numbers are conjugated in place, not their factors beforehand.
+        grad_value = torch.view_as_real((g * scaled).conj_physical_())
+        e = scaled.mul_(v).conj_physical_()
+        along = _sum_of_pairs(gate * torch.view_as_real(e)).mul_(scale.square_())
+        grad_gate = torch.view_as_real(e.sub_(g * along))
+        return grad_value.to(dtypes[0]), grad_gate.to(dtypes[1])
+
+
+def _scale(gate: Tensor) -> Tensor:
+    return _sum_of_pairs(gate.square()).add_(1).rsqrt_()
+
+
+def _sum_of_pairs(x: Tensor) -> Tensor:
+    return x[..., 0] + x[..., 1]
 
 
 class PhaseGLU(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .golden import golden_frequencies
 
-_WAYS = 4
+_WAYS = 16  # their tags fill a cache line
 _EMPTY = 0
 
 
@@ -15,14 +15,14 @@ class SiteTable(nn.Module):
     """Amplitudes at the sites of a crystal, addressed by phase: a sparse matrix that grows until it is full.
 
     A phase is scattered over the table by multiplications with golden frequencies (Fibonacci hashing, made
-    nonlinear by two folds) and may claim one of the four sites there; a 31-bit tag says whose a site is.
-    Two phases take each other's site with a probability of 2^-29 a look-up. When all four are taken, further
+    nonlinear by two folds) and may claim one of the sixteen sites there; a 31-bit tag says whose a site is.
+    Two phases take each other's site with a probability of 2^-26 a look-up. When all are taken, further
     phases are not stored and read as 0.
 
     Everything is deterministic: sums over equal phases are formed before they are added.
 
     Args:
-        sites: a power of two, at least 4.
+        sites: a power of two, at least 16.
         width: amplitudes a site.
         dtype: of the amplitudes: float32, bfloat16 or float16. In 16 bits sums are rounded stochastically:
             up or down with the probability that makes the mean right.
@@ -38,7 +38,7 @@ class SiteTable(nn.Module):
         if sites < _WAYS or sites & (sites - 1):
             raise ValueError(f"sites is {sites}; it must be a power of two, at least {_WAYS}.")
         self.width = width
-        self._shift = 62 - (int(math.log2(sites)) - 2)
+        self._shift = 62 - int(math.log2(sites // _WAYS))
         self.register_buffer("tags", torch.full((sites,), _EMPTY, dtype=torch.int32))
         self.register_buffer("amplitudes", torch.zeros(sites, width, dtype=dtype))
 
@@ -49,7 +49,9 @@ class SiteTable(nn.Module):
 
     def find(self, phases: Tensor) -> Tensor:
         """The sites of int64 phases, any shape; −1 where a phase has none."""
-        bucket, tag = self._address(phases)
+        return self._find(*self._address(phases))
+
+    def _find(self, bucket: Tensor, tag: Tensor) -> Tensor:
         match = self.tags.view(-1, _WAYS)[bucket] == tag.unsqueeze(-1)
         way = match.byte().argmax(-1)
         return torch.where(match.any(-1), bucket * _WAYS + way, -1)
@@ -60,20 +62,37 @@ class SiteTable(nn.Module):
 
     def claim(self, phases: Tensor) -> Tensor:
         """The sites of distinct phases ``[n]``, new ones for those that had none; −1 where all are taken."""
-        sites = self.find(phases)
+        return self._claim(*self._address(phases))
+
+    def claim_of(self, other: "SiteTable") -> Tensor:
+        """For each of another table's sites, of as many, the one of the same phase here; −1 where none is."""
+        theirs = (other.tags != _EMPTY).nonzero().squeeze(1)
+        sites = torch.full_like(other.tags, -1, dtype=torch.int64)
+        sites[theirs] = self._claim(theirs // _WAYS, other.tags[theirs])
+        return sites
+
+    def _claim(self, bucket: Tensor, tag: Tensor) -> Tensor:
+        sites = self._find(bucket, tag)
         homeless = (sites < 0).nonzero().squeeze(1)
-        bucket, tag = self._address(phases[homeless])
-        order = torch.argsort(bucket, stable=True)
-        homeless, bucket, tag = homeless[order], bucket[order], tag[order]
+        bucket, order = torch.sort(bucket[homeless], stable=True)
+        homeless = homeless[order]
         # The r-th newcomer of a bucket takes its r-th empty way.
-        rank = torch.arange(len(bucket), device=bucket.device) - torch.searchsorted(bucket, bucket)
+        at = torch.arange(len(bucket), device=bucket.device)
+        first = torch.cat([bucket[:1] == bucket[:1], bucket[1:] != bucket[:-1]])
+        rank = at - torch.where(first, at, 0).cummax(0).values
         empty = self.tags.view(-1, _WAYS)[bucket] == _EMPTY
         mine = empty & (empty.cumsum(-1) == rank.unsqueeze(-1) + 1)
         housed = mine.any(-1)
         taken = (bucket * _WAYS + mine.byte().argmax(-1))[housed]
-        self.tags[taken] = tag[housed]
-        sites[homeless[housed]] = taken
+        homeless = homeless[housed]
+        self.tags[taken] = tag[homeless]
+        sites[homeless] = taken
         return sites
+
+    def free_(self, sites: Tensor) -> None:
+        """Forget whose the sites ``[n]`` are, and their amplitudes."""
+        self.tags[sites] = _EMPTY
+        self.amplitudes[sites] = 0
 
     def add_(self, sites: Tensor, changes: Tensor, generator: torch.Generator | None = None) -> None:
         """Add ``[n, width]`` to the amplitudes of distinct sites ``[n]`` (those at −1 are dropped).

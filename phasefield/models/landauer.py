@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers import AperiodicLRU, AperiodicRNN, ThermodynamicInertiaLoss
+from ..layers.rms_norm import RMSNorm
 from .base import ModelLoss
 
 
@@ -130,7 +131,7 @@ class _LRUStack(nn.Module):
             )
             for layer in range(config.num_layers)
         )
-        self.norm = nn.RMSNorm(config.hidden_dim)
+        self.norm = RMSNorm(config.hidden_dim)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.forward_projected(self.project_table(x), state)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers import Mamba, SSMState
+from ..layers.rms_norm import RMSNorm
 from ..layers.ssm import at_least_float32, normed
 from .base import ModelLoss
 
@@ -81,7 +82,7 @@ class MambaLM(nn.Module):
             )
             for _ in range(config.num_layers)
         )
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.head = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
         with torch.no_grad():

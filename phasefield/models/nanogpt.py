@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers.dropout import Dropout
 from .base import ModelLoss
 from .cached_decoder import CachedDecoder, ExtendLayer
 from .transformer import TransformerBlock, check_shape
@@ -59,7 +60,7 @@ class NanoGPT(CachedDecoder):
         self.head_dim, self.block_size = config.hidden_dim // config.num_heads, config.block_size
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_dim)
         self.position_embedding = nn.Embedding(config.block_size, config.hidden_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             TransformerBlock(
                 config.hidden_dim, config.num_heads, config.dropout, causal=True, norm_first=True

@@ -1,5 +1,6 @@
 """Which part of a model the time goes to."""
 
+import functools
 import re
 import time
 from collections import Counter
@@ -18,33 +19,51 @@ _METHODS = ("forward", "read", "learn_", "suffixes")
 class PartTimes:
     """Seconds that each part took itself, without the parts inside it.
 
+    Args:
+        device: that the parts run on.
+        clock: which seconds.
+
     Attributes:
         seconds: by part; ``rest`` is what the model does between its parts.
+        calls: how often each was called.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: Counter[str] = Counter()
-        self._device = device
+        self.calls: Counter[str] = Counter()
+        self._device, self._clock = device, clock
         self._inside: list[float] = []
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Count the time of a block as a part's; the same name appears in a trace of torch's profiler."""
         self._inside.append(0.0)
-        begin = self._now()
+        begin = self.now()
         try:
             with torch.profiler.record_function(name):
                 yield
         finally:
-            took = self._now() - begin
+            took = self.now() - begin
             self.seconds[name] += took - self._inside.pop()
+            self.calls[name] += 1
             if self._inside:
                 self._inside[-1] += took
 
-    def _now(self) -> float:
-        if self._device.type != "cpu":  # a GPU has only been told what to do so far
+    def counted(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """The same function, its time counted as a part's."""
+
+        @functools.wraps(call)
+        def counted(*arguments: Any, **options: Any) -> Any:
+            with self.timed(name):
+                return call(*arguments, **options)
+
+        return counted
+
+    def now(self) -> float:
+        """What the clock says when the device has done all it was told so far."""
+        if self._device.type != "cpu":
             torch.get_device_module(self._device).synchronize(self._device)
-        return time.perf_counter()
+        return self._clock()
 
 
 @contextmanager
@@ -62,7 +81,7 @@ def parts_timed(model: nn.Module, times: PartTimes) -> Iterator[None]:
             continue
         for method in _METHODS:
             if hasattr(module, method) and (method != "forward" or _has_forward(module)):
-                setattr(module, method, _counted(getattr(module, method), folded, times))
+                setattr(module, method, times.counted(getattr(module, method), folded))
                 replaced.append((module, method))
     try:
         yield
@@ -73,11 +92,3 @@ def parts_timed(model: nn.Module, times: PartTimes) -> Iterator[None]:
 
 def _has_forward(module: nn.Module) -> bool:
     return type(module).forward is not nn.Module.forward
-
-
-def _counted(call: Callable[..., Any], name: str, times: PartTimes) -> Callable[..., Any]:
-    def counted(*arguments: Any, **options: Any) -> Any:
-        with times.timed(name):
-            return call(*arguments, **options)
-
-    return counted

@@ -15,7 +15,7 @@ class WeightAverage:
     if the rate had been lowered at the end. The smaller d of the first steps lets the initial weights go.
 
     Args:
-        model: its architecture and first weights.
+        model: its architecture and first weights, which are read again at each update.
         decay: in [0, 1); the average spans about ``1 / (1 − decay)`` steps. At 0 it is the weights.
 
     Attributes:
@@ -27,9 +27,11 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
+        # Gathered once: a walk through the modules takes as long as the sums of a small model.
+        self._averages, self._weights = list(self.model.parameters()), list(model.parameters())
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Take in the weights after ``step``, counted from 1."""
         weight = 1 - min(self.decay, step / (step + 9))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)
+        torch._foreach_lerp_(self._averages, self._weights, weight)

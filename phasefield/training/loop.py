@@ -82,7 +82,7 @@ def train(flags: RunFlags, console: Console | None = None) -> Outcome:
                 torch.nn.utils.clip_grad_norm_(parameters, run.grad_clip)
             optimizer.step()
             optimizer.zero_grad()
-            session.average.update(session.model, step)
+            session.average.update(step)
 
             last, report = step == run.steps, step % REPORT_EVERY == 0
             if report or last:

@@ -29,15 +29,11 @@ def make_optimizer(
     weight_decay = config.weight_decay
     if not weight_decay and config.decay_epochs:
         weight_decay = 1 / (config.lr * config.decay_epochs * steps_per_epoch)
-    decayed, spared = [], []
+    by_decay: dict[float, list[nn.Parameter]] = {}
     for parameter in model.parameters():
         spare = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
-        (spared if spare else decayed).append(parameter)
-    groups = [
-        {"params": parameters, "weight_decay": decay}
-        for parameters, decay in ((decayed, weight_decay), (spared, 0.0))
-        if parameters
-    ]
+        by_decay.setdefault(0.0 if spare else weight_decay, []).append(parameter)
+    groups = [{"params": parameters, "weight_decay": decay} for decay, parameters in by_decay.items()]
     # Fused is the fastest on a CPU too: a third of the time of the loop or foreach.
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks import race as racing
-from benchmarks.bench_gravity_field import OPERATION as GRAVITY
 from benchmarks.bench_hebbian_scan import HEBB
+from benchmarks.bench_phase_matmul import OPERATION as MATMUL
 from benchmarks.bench_rotation_scan import CONSTANT
 from benchmarks.bench_selective_scan import OPERATION as SELECTIVE
 from benchmarks.clock import FEWEST, CpuClock
@@ -79,7 +79,7 @@ def test_who_is_absent_is_told_why():
     }
     assert reasons["phasefield torch"] is None
     native = next(c for c in racing.competitors(race, "cpu") if c.backend == "native")
-    assert "no native form" in racing.absent(native, _race(GRAVITY, FORWARD), "cpu")
+    assert "no native form" in racing.absent(native, _race(MATMUL, FORWARD), "cpu")
     assert reasons["mamba_ssm"] == "mamba_ssm has no form for a CPU"
     assert "time by T²" in reasons["transformers Mamba"]
     missing = racing.Competitor("x", Peer("x", torch.add, package="no_such_package"), None)

@@ -146,6 +146,26 @@ def test_training_is_told_in_nats_and_bits(tmp_path):
     assert "| published |  | 1.7000 |  |  |  | one batch |" in told
 
 
+def test_a_training_step_is_told_by_its_shares_or_how_to_measure_it(tmp_path):
+    told = training.step_shares(tmp_path)
+    assert "`python -m benchmarks.training_step --store benchmarks/data/training_step.json` makes it" in told
+    shared = {"batch_size": 2, "seq_len": 8}
+    rows = {
+        "a": shared | {"arguments": "a --size tiny", "seconds": 0.02, "looks": 1.1,
+        "parts": {"rest": 0.002, "forward": 0.005, "backward": 0.01, "optimizer": 0.003}},
+        "b": shared | {"arguments": "b", "seconds": 0.5, "looks": 45.0,
+        "parts": {"learning": 0.49, "looks": 0.01}},
+    }  # fmt: skip
+    content = {"settings": SETTINGS, "steps": 20, "rows": rows}
+    (tmp_path / "training_step.json").write_text(json.dumps(content))
+    told = training.step_shares(tmp_path)
+    assert "forward, % | backward, % | learning, % | optimizer, % | looks, % | rest, % | around" in told
+    assert "| `a --size tiny` | 2 × 8 | 20.0 | 25.0 | 50.0 |  | 15.0 |  | 10.0 | 25.0 | 1.1 |" in told
+    assert "| `b` | 2 × 8 | 500 |  |  | 98.0 |  | 2.0 |  | 2.0 | 45.0 |" in told
+    assert "the mean of 20 after 5 to warm up" in told
+    assert "2 cores, 1 used" in told
+
+
 def test_masked_characters_are_told_without_bits_of_the_whole_text(tmp_path):
     run = {"what": "a", "seed": 0, "total": 1.5, "content": 1.5, "measure": "masked characters only"}
     group = {"title": "t", "text": "x", "commands": [], "runs": [run]}

@@ -62,7 +62,7 @@ def trained_field(tmp_path_factory):
         eval_every=0,
         device="cpu",
     )
-    small = {"contexts": "0 1 2 3 w w1", "sites": 4096, "horizon": 16}
+    small = {"contexts": "0 1 2 3 w w1", "sites": 8192, "horizon": 16}
     train_hebbian(RunFlags("field", config, small), Console(file=io.StringIO()))
     return folder
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from torch import nn
 from phasefield import command_line
 from phasefield.cli import dispatch
 from phasefield.models import MODELS
-from phasefield.profiling import parts
 from phasefield.profiling.measure import Workload
 from phasefield.profiling.parts import PartTimes, parts_timed
 
@@ -52,21 +52,15 @@ class Model(nn.Module):
         self.memory.read(clock)
 
 
-def test_each_parts_time_is_its_own_and_repeated_parts_are_one(monkeypatch):
-    class Clock:
-        now = 0.0
-
-        def perf_counter(self):
-            return self.now
-
-    clock, model = Clock(), Model()
-    monkeypatch.setattr(parts, "time", clock)
-    times = PartTimes(CPU)
+def test_each_parts_time_is_its_own_and_repeated_parts_are_one():
+    clock, model = SimpleNamespace(now=0.0), Model()
+    times = PartTimes(CPU, lambda: clock.now)
     with parts_timed(model, times), times.timed("rest"):
         model.run(clock)
     # What is three names deep (inner.deeper) counts as the part it is called by.
     assert times.seconds == {"rest": 0.5, "blocks.*": 2 * (1 + 3), "blocks.*.inner": 2 * 3, "memory": 10}
     assert sum(times.seconds.values()) == clock.now
+    assert times.calls == {"rest": 1, "blocks.*": 2, "blocks.*.inner": 2, "memory": 1}
     model.run(clock)
     assert sum(times.seconds.values()) < clock.now
     assert not any("forward" in vars(module) or "read" in vars(module) for module in model.modules())

@@ -74,9 +74,12 @@ def test_a_damaged_file_is_named(content, tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_the_name_decides_the_tokenizer(folder):
+def test_the_name_decides_the_tokenizer(folder, tmp_path):
     assert make_tokenizer("char", "ba").symbols == ["a", "b"]
     assert make_tokenizer(str(folder), "").vocab_size == 300
+    make_tokenizer("char", "ba").save(tmp_path)
+    with pytest.raises(ValueError, match="'c' at position 1"):  # no character is dropped in silence
+        make_tokenizer(str(tmp_path), "").encode("bc")
     with pytest.raises(ValueError, match="tokenizer is 'gtp2'; allowed are char, gpt2, morphological, or a"):
         make_tokenizer("gtp2", "")
 

@@ -11,7 +11,7 @@ from phasefield_kernels.gravity_field import blocked, fused
 from phasefield_kernels.gravity_field.configs import Kernels, Layout, Layouts
 from tests.machinery.comparison import assert_agrees_with_reference, relative_error
 
-BACKENDS = ("torch", "triton")
+BACKENDS = ("torch", "native", "triton")
 ROUNDING = {torch.float32: 2**-24, torch.bfloat16: 2**-9, torch.float16: 2**-12}
 PAIRS = [
     dict(),
@@ -78,6 +78,22 @@ def test_any_width_agrees_with_the_definition(backend, width, device):
         by_dtype=("x",),
         tolerance={"default": 16 * 2**-24 * math.sqrt(37) * max(1, math.sqrt(width) / 4)},
         device=device,
+    )
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize("pairs", [dict(), dict(causal=False, window=70)], ids=str)
+@pytest.mark.parametrize("batch", [1, 5])
+def test_few_and_many_sequences_of_several_tiles_agree(backend, pairs, batch):
+    # The native form shares few sequences' points among more units.
+    x, mass, _ = draw(batch, 203, 9)
+    assert_agrees_with_reference(
+        lambda x, mass, backend: (gravity_field(x, mass, softening=0.3, backend=backend, **pairs),),
+        {"x": x, "mass": mass},
+        backend=backend,
+        dtype=torch.float32,
+        by_dtype=("x",),
+        tolerance={"default": 16 * 2**-24 * math.sqrt(203)},  # 16 of a term, and terms add like a square root
     )
 
 

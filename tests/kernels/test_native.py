@@ -17,9 +17,13 @@ needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="there is 
 OP = "phase_linear"
 NATIVE_OPS = (
     "aperiodic_scan",
+    "gravity_field",
+    "hebbian_scan",
     "linoss_scan",
     "oscillatory_scan",
+    "phase_hebbian_scan",
     "phase_linear",
+    "phase_norm",
     "rotation_scan",
     "selective_scan",
 )
@@ -179,6 +183,7 @@ FUNCTION(exp_, exp_of(v))
 FUNCTION(sigmoid_, sigmoid_of(v))
 FUNCTION(softplus_, softplus_of(v))
 FUNCTION(tanh_, tanh_of(v))
+FUNCTION(inverse_root_, inverse_root_of(magnitude(v)))
 FUNCTION(sine_, sine(v))
 FUNCTION(cosine_, cosine(v))
 """
@@ -214,6 +219,7 @@ def functions(tmp_path_factory):
         ("sigmoid_", torch.sigmoid, 4, -85, 85),
         ("softplus_", torch.nn.functional.softplus, 4, -85, 19),
         ("tanh_", torch.tanh, 4, -10, 10),
+        ("inverse_root_", lambda x: x.abs().rsqrt(), 5, 1e-6, 1e6),
         ("sine_", torch.sin, 3, -8_000, 8_000),
         ("cosine_", torch.cos, 3, -8_000, 8_000),
     ],

@@ -9,7 +9,7 @@ from phasefield_kernels import phase_norm
 from phasefield_kernels.phase_norm import configs
 from tests.machinery.comparison import assert_agrees_with_reference, relative_error
 
-BACKENDS = ("torch", "triton")
+BACKENDS = ("torch", "native", "triton")
 ROUNDING = {torch.float32: 2**-24, torch.bfloat16: 2**-9, torch.float16: 2**-12}
 
 

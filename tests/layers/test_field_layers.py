@@ -188,7 +188,7 @@ def test_a_site_table_is_a_dictionary_until_it_is_full():
     sites = table.find(phases)
     read = table.read(sites).squeeze(1)
     stored = sites >= 0
-    assert stored.float().mean() > 0.97  # buckets of four at a load of 0.37
+    assert stored.float().mean() > 0.999  # buckets of sixteen at a load of 0.37
     assert sites[stored].unique().numel() == stored.sum() == table.occupied
     assert torch.equal(read, torch.tensor(list(known.values())).float() * stored)
     assert (table.find(phases + 1) == -1).all()
@@ -293,7 +293,8 @@ def test_the_crystal_reads_what_counting_gives():
         for kind, phase in enumerate(row):
             counts[kind][phase][token] += 1
     asked = torch.tensor([[0, 1, 1], [0, 0, 2], [0, 2, 7], [0, 8, 1]]) * 10 + KINDS
-    p, evidence = memory.read(asked, torch.arange(vocab).expand(4, -1))
+    evidence = memory.evidence(asked)
+    p = memory.read(asked, torch.arange(vocab).expand(4, -1), evidence)
     for row, question in enumerate(asked.tolist()):
         below = [1 / vocab] * vocab
         for kind, phase in enumerate(question):
@@ -305,15 +306,89 @@ def test_the_crystal_reads_what_counting_gives():
             assert evidence[row, kind].tolist() == [sum(followers.values()), len(followers)]
 
 
-@pytest.mark.parametrize("sites", [64, 4096])
+def written(sites, rows, *, seed=0, dtype=torch.float32, vocab=11):
+    """A crystal that learnt random tokens behind contexts of three kinds, and both."""
+    memory = CrystalMemory(vocab, (-1, 0, 1), sites, dtype)
+    phases = torch.randint(0, 90, (rows, 3), generator=generator(seed)) * torch.tensor([0, 10, 10]) + KINDS
+    tokens = torch.randint(0, vocab, (rows,), generator=generator(seed + 1))
+    for part in zip(phases.split(100), tokens.split(100), strict=True):
+        memory.learn_(*part, generator(seed))
+    return memory, phases, tokens
+
+
+def everything_read(memory, phases):
+    every = torch.arange(memory.vocab_size).expand(len(phases), -1)
+    return memory.read(phases, every, memory.evidence(phases))
+
+
+@pytest.mark.parametrize("sites", [16, 64, 256, 4096])
 def test_the_crystals_distributions_sum_to_one_also_when_it_is_full(sites):
-    memory = CrystalMemory(11, (-1, 0, 1), sites)
-    phases = torch.randint(0, 90, (700, 3), generator=generator()) * torch.tensor([0, 10, 10]) + KINDS
-    memory.learn_(phases, torch.randint(0, 11, (700,), generator=generator(1)))
-    assert (memory.bonds.occupied == sites) == (sites == 64)
-    p, _ = memory.read(phases, torch.arange(11).expand(700, -1))
+    memory, phases, _ = written(sites, 700)
+    assert (memory.fadings > 0) == (sites < 4096)
+    p = everything_read(memory, phases)
     torch.testing.assert_close(p.sum(1), torch.ones(700, 3), atol=1e-5, rtol=0)
     assert p.min() >= 0
+
+
+def test_a_full_crystal_keeps_the_strong_traces_and_learns_new_ones():
+    memory = CrystalMemory(11, (-1, 0, 1), 256)
+    often, new = torch.tensor([[3, 7, 7]]) * 1000 + KINDS, torch.tensor([[4, 8, 8]]) * 1000 + KINDS
+    memory.learn_(often.expand(40, -1), torch.full((40,), 5))
+    for seed in range(9):
+        noise = torch.randint(0, 10**6, (100, 3), generator=generator(seed)) + 10**7
+        memory.learn_(noise, torch.randint(0, 11, (100,), generator=generator(seed)))
+    assert memory.fadings >= 8
+    assert memory.evidence(often)[0].tolist() == [[40, 1]] * 3
+    for _ in range(4):  # each fading makes room in another quarter
+        memory.fade_()
+    memory.learn_(new, torch.tensor([2]))
+    assert memory.evidence(new)[0].tolist() == [[1, 1]] * 3
+
+
+def test_fading_takes_at_least_a_sixteenth_and_its_counts_and_contexts_with_it():
+    memory, phases, _ = written(1024, 300)
+    bonds = memory.bonds.occupied
+    memory.fade_()
+    assert 0 < memory.bonds.occupied <= bonds * 17 / 16 - bonds / 8
+    p = everything_read(memory, phases)
+    torch.testing.assert_close(p.sum(1), torch.ones(300, 3), atol=1e-5, rtol=0)
+    for _ in range(200):
+        memory.fade_()
+    assert memory.bonds.occupied == memory.contexts.occupied == 0
+    assert not memory.contexts.amplitudes.any()
+    assert not memory.bonds.amplitudes.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merged_crystals_know_what_one_knows_that_learnt_both(dtype):
+    # Counts below 256 are exact in bfloat16 too.
+    (first, phases, _), (second, more, others) = (
+        written(4096, 90, seed=seed, dtype=dtype) for seed in (0, 5)
+    )
+    both, _, _ = written(4096, 90, dtype=dtype)
+    both.learn_(more, others)
+    first.merge_(second)
+    asked = torch.cat([phases, more])
+    assert torch.equal(first.evidence(asked), both.evidence(asked))
+    assert torch.equal(first.rare, both.rare)
+    assert torch.equal(everything_read(first, asked), everything_read(both, asked))
+    # What was merged can be forgotten, and fades, like what was learnt here.
+    alone, _, _ = written(4096, 90, dtype=dtype)
+    first.learn_(more, others, forget=True)
+    assert torch.equal(everything_read(first, asked), everything_read(alone, asked))
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (CrystalMemory(5, (-1, 0), 64), "vocab_size 5"),
+        (CrystalMemory(6, (-1, -1), 64), "parents"),
+        (CrystalMemory(6, (-1, 0), 128), "sites 128"),
+    ],
+)
+def test_crystals_that_are_not_alike_are_not_merged(other, named):
+    with pytest.raises(ValueError, match=named):
+        CrystalMemory(6, (-1, 0), 64).merge_(other)
 
 
 def test_what_the_crystal_forgets_it_knew_before_bit_for_bit():
@@ -321,12 +396,15 @@ def test_what_the_crystal_forgets_it_knew_before_bit_for_bit():
     phases = torch.randint(0, 30, (200, 2), generator=generator()) * torch.tensor([0, 10]) + KINDS[:2]
     tokens = torch.randint(0, 5, (200,), generator=generator(1))
     memory.learn_(phases[:90], tokens[:90])
-    question = (phases, torch.arange(5).expand(200, -1))
-    before, _ = memory.read(*question)
+
+    def answer() -> torch.Tensor:
+        return memory.read(phases, torch.arange(5).expand(200, -1), memory.evidence(phases))
+
+    before = answer()
     memory.learn_(phases[90:], tokens[90:])
-    assert not torch.equal(memory.read(*question)[0], before)
+    assert not torch.equal(answer(), before)
     memory.learn_(phases[90:], tokens[90:], forget=True)
-    assert torch.equal(memory.read(*question)[0], before)
+    assert torch.equal(answer(), before)
 
 
 def test_the_mixtures_delta_rule_is_the_gradient_of_its_log_likelihood():
@@ -369,12 +447,13 @@ def test_gravitys_pull_is_the_sum_over_the_past_and_pieces_feel_what_the_whole_f
     felt = ((distance >= 0) & (distance < horizon)) * mass.double().unsqueeze(1)
     weight = ((squares + memory.value_scale**2 + memory.softening**2) ** -1.5 - memory.background) * felt
     dense = (weight @ torch.nn.functional.one_hot(tokens, 7).double()).clamp_min(0)
-    # Pulls reach 250; |d|² is formed from products of length 1: 3/2 · 2^-22 / 0.025 of the largest.
-    torch.testing.assert_close(pull.double(), dense, atol=5e-3, rtol=0)
+    # Pulls reach 250; |d|² = 2 − 2 q·q' errs by 2^-23 for each code's length and 2^-22 for the product, and
+    # a pull by 3/2 · 2^-21 / 0.025 of itself: 0.0072.
+    torch.testing.assert_close(pull.double(), dense, atol=8e-3, rtol=0)
     state, parts = None, []
     for first, last in ((0, 1), (1, 3), (3, 70), (70, 150)):
         part = slice(first, last)
         found, state = memory(phases[:, part], tokens[:, part], mass[:, part], state)
         parts.append(found)
-    torch.testing.assert_close(torch.cat(parts, 1), pull, atol=5e-3, rtol=0)
+    torch.testing.assert_close(torch.cat(parts, 1), pull, atol=8e-3, rtol=0)
     assert state.tokens.shape[1] == min(150, horizon - 1)

@@ -111,6 +111,31 @@ def test_the_gated_unit_is_its_formula_and_its_gate_never_lengthens():
     assert grad.isfinite().all()
 
 
+def test_a_gates_gradients_are_those_of_its_formula():
+    # Halves of one tensor, as blocks have them, and a gradient of other strides.
+    both = draw(6, 4, 5).requires_grad_()
+
+    def gated(both):
+        return phase_gate(*both.chunk(2)).permute(2, 0, 1, 3)
+
+    assert torch.autograd.gradcheck(gated, both)
+    weights = torch.randn(5, 3, 4, 2, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((gated(both) * weights).sum(), both)
+    for value_dtype, gate_dtype in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)):
+        value, gate = both.detach().chunk(2)
+        value = value.to(value_dtype).requires_grad_()
+        gate = gate.to(gate_dtype).requires_grad_()
+        y = phase_gate(value, gate).permute(2, 0, 1, 3)
+        assert y.dtype == value_dtype
+        found = torch.autograd.grad((y * weights.to(value_dtype)).sum(), (value, gate))
+        assert [grad.dtype for grad in found] == [value_dtype, gate_dtype]
+        # Inputs, weights and gradients are rounded to bfloat16, each a part of 2^-9.
+        torch.testing.assert_close(torch.cat(found).double(), expected, rtol=2**-6, atol=2**-6)
+    compiled = torch.compile(phase_gate, fullgraph=True, backend="aot_eager")
+    (found,) = torch.autograd.grad((compiled(*both.chunk(2)).permute(2, 0, 1, 3) * weights).sum(), both)
+    torch.testing.assert_close(found, expected)
+
+
 def test_the_cayley_rotation_is_a_rotation_by_its_angle():
     layer, x = randomised(CayleyRotation(6)), draw(3, 6)
     y = layer(x)

@@ -120,7 +120,7 @@ def test_a_coherent_field_collapses_to_the_predictor_of_the_largest_weight():
     assert 0.3 < coherent.float().mean() < 0.8
     assert torch.equal(collapsed[~coherent], mixed[~coherent])
     every = torch.arange(VOCAB).expand(2, 48, VOCAB)
-    p, _ = model.crystal.read(reading.phases, every)
+    p = model.crystal.read(reading.phases, every, reading.evidence)
     pull = reading.pulls[0] + 0.02 / VOCAB
     p = torch.cat([p, (pull / pull.sum(-1, keepdim=True)).unsqueeze(-1)], dim=-1)
     chosen = model.mixture(reading.confidence, reading.gates).argmax(-1)
@@ -243,6 +243,33 @@ def test_what_is_forgotten_was_never_said():
     assert not torch.equal(model(other)[0], before)
     model.forget_(said[:, :-1], said[:, 1:])
     assert torch.equal(model(other)[0], before)
+
+
+@pytest.mark.parametrize("form", [{}, {"matrix_rule": "delta", "fast_weights": False}], ids=str)
+def test_a_merged_model_knows_both_texts(form):
+    (one, two), asked = (learnt_model(**form) for _ in range(2)), [text(2, 61, seed) for seed in (20, 21)]
+    for model, said in zip((one, two), asked, strict=True):
+        model.learn_(said[:, :-1], said[:, 1:], rate=0.05)
+    before = [
+        model.loss(said[:, :-1], said[:, 1:]).total for model, said in zip((two, one), asked, strict=True)
+    ]
+    weights, learnt = (one.mixture.by_gate.clone(), two.mixture.by_gate.clone()), one.coherences.clone()
+    one.merge_(two)
+    for said, alone in zip(asked, before, strict=True):
+        assert one.loss(said[:, :-1], said[:, 1:]).total < alone - 0.5
+    # Both learnt from as many tokens.
+    torch.testing.assert_close(one.mixture.by_gate, (weights[0] + weights[1]) / 2)
+    assert torch.equal(one.coherences, learnt + two.coherences)
+
+
+@pytest.mark.parametrize("changes", [{"horizon": 25}, {"contexts": "0 1"}, {"state_dtype": "bf16"}], ids=str)
+def test_models_that_are_not_alike_are_not_merged(changes):
+    with pytest.raises(ValueError, match=f"other has {next(iter(changes))}"):
+        learnt_model().merge_(learnt_model(**changes))
+    other = learnt_model()
+    other.set_boundaries(torch.arange(VOCAB) < 4)
+    with pytest.raises(ValueError, match="between words"):
+        learnt_model().merge_(other)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,22 @@ def test_rotated_channels_are_complex_numbers_times_their_phase(width):
     assert found[..., 2 * half :].equal(x[..., 2 * half :])
 
 
+@pytest.mark.parametrize("width", [1, 5, 6])
+def test_gradients_are_turned_back(width):
+    x = vectors(2, 4, width).requires_grad_()
+    assert torch.autograd.gradcheck(rotated, x)
+    assert torch.autograd.gradgradcheck(rotated, x)
+
+
+def test_a_compiler_takes_attention_whole():
+    torch.manual_seed(0)
+    attention, x = SelfAttention(8, 2, 0.0, False), vectors(2, 5, 8, dtype=torch.float32).requires_grad_()
+    (expected,) = torch.autograd.grad(attention(x).square().sum(), x)
+    whole = torch.compile(attention, fullgraph=True, backend="aot_eager")
+    (found,) = torch.autograd.grad(whole(x).square().sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
 def test_products_of_rotated_vectors_depend_on_the_distance_alone():
     q, k = vectors(2, 7)
     everywhere = rotated(q.expand(40, 7)) @ rotated(k.expand(40, 7)).T

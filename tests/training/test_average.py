@@ -18,7 +18,7 @@ def test_the_average_is_its_formula(decay):
     for step in range(1, 40):
         with torch.no_grad():
             model.weight.normal_()
-        average.update(model, step)
+        average.update(step)
         kept = min(decay, step / (step + 9))
         expected = kept * expected + (1 - kept) * model.weight.detach().double()
         # An update rounds thrice, and what it keeps of the rounding before it fades by `decay`.

@@ -1,15 +1,17 @@
 """gravity_field: softened gravity between the tokens of a sequence, attention's shape without softmax."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from .. import checks
 from ..autocast import outside_autocast
 from ..backend import resolve
-from . import blocked, reference
+from . import blocked, native, reference
 
 WIDEST = 256
-"""The widest points of the fused kernels; wider ones go through the torch form's matrix products."""
+"""The widest points of the fused kernels; wider ones go through the torch form's matrix products there."""
 
 
 def gravity_field(
@@ -61,7 +63,7 @@ def gravity_field(
         source: ``[B, S, D]`` in x's dtype.
         window: how many tokens away a source may be, ``|i − j| ≤ window``; None for all. Given sources are
             the S tokens just before x: their j is ``j − S``.
-        backend: see :mod:`phasefield_kernels.backend`. For D over 256 the torch form runs.
+        backend: see :mod:`phasefield_kernels.backend`. For D over 256 the torch form runs on a GPU.
 
     Returns:
         ``[B, T, D]`` in x's dtype.
@@ -71,10 +73,10 @@ def gravity_field(
     """
     _check(x, mass, source)
     _check_numbers(x, strength, softening, window)
-    name = resolve(backend, x)
+    name = resolve(backend, x, native.OP)
     if name == "reference":
         return reference.gravity_field(x, mass, strength, softening, causal, source, window)
-    name = "torch" if x.shape[2] > WIDEST else name
+    name = "torch" if name == "triton" and x.shape[2] > WIDEST else name
     return _field(x, mass, source, float(strength), float(softening), causal, window, name)
 
 
@@ -104,6 +106,14 @@ def _check_numbers(x: Tensor, strength: float, softening: float, window: int | N
         raise ValueError(f"window is {window}; allowed are None and whole numbers from 1.")
 
 
+def _form(backend: str) -> ModuleType:
+    if backend == "triton":
+        from . import fused
+
+        return fused
+    return native if backend == "native" else blocked
+
+
 @torch.library.custom_op("phasefield::gravity_field", mutates_args=())
 def _field(
     x: Tensor,
@@ -115,12 +125,8 @@ def _field(
     window: int | None,
     backend: str,
 ) -> Tensor:
-    if backend == "triton":
-        from . import fused as form
-    else:
-        form = blocked
     with outside_autocast(x):
-        return form.forward(x, mass, source, strength, softening, causal, window)
+        return _form(backend).forward(x, mass, source, strength, softening, causal, window)
 
 
 @_field.register_fake
@@ -150,12 +156,10 @@ def _field_backward(
     needs: list[bool],
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if backend == "triton":
-        from . import fused as form
-    else:
-        form = blocked
     with outside_autocast(x):
-        grads = form.backward(grad, x, mass, source, strength, softening, causal, window, tuple(needs))
+        grads = _form(backend).backward(
+            grad, x, mass, source, strength, softening, causal, window, tuple(needs)
+        )
     # An op returns tensors only: an empty one stands for no gradient.
     return tuple(x.new_empty(0) if g is None else g for g in grads)
 

@@ -26,8 +26,8 @@ def hebbian_scan(
     ``β_t (v_t − γ_t S_{t-1} k_t) k_tᵀ``: a key that comes again is overwritten, not added to.
 
     Computed chunk by chunk with matrix products (natively, by Hebb's rule, step by step); states are float32.
-    Memory: for its backward the torch form keeps the states at the starts of groups of chunks, the others
-    nothing (they recompute them).
+    Memory: for its backward the torch form keeps the states at the starts of groups of chunks, the native
+    delta rule one state in 256; the others keep nothing. What is not kept is computed again.
 
     Args:
         q, k: ``[B, T, H, K]``; float32, bfloat16, float16 (float64 on the torch backends), both alike. Any

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..checks import state_dtype
 from ..packing import each_sequence
 from .chunks import Decay, Group, inner, scale_, scaled, spans
+from .inputs import Inputs
 
 
 class _Parts(NamedTuple):
@@ -45,27 +46,17 @@ class _Parts(NamedTuple):
     overlaps: Tensor | None
 
 
-def saved_numel(q_shape: tuple[int, ...], v_shape: tuple[int, ...]) -> int:
+def kept_numel(q_shape: tuple[int, ...], v_shape: tuple[int, ...]) -> int:
     """Floats of the states at the groups' starts."""
     batch, _, heads, columns = q_shape[:4]
     state = batch * heads * v_shape[3] * columns * (q_shape[4] if len(q_shape) == 5 else 1)
     return len(spans(q_shape, v_shape[3])) * state
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    beta: Tensor | None,
-    delta: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``(y, final_state, starts)``: starts are the states at the groups' starts, flat, for the backward."""
-    rows = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    dtype = state_dtype(q)
-    final = torch.zeros(rows, q.shape[2], v.shape[3], *q.shape[3:], dtype=dtype, device=q.device)
+def forward(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Values; kept are the states at the groups' starts, flat."""
+    q, k, v, log_decay, beta, initial_state, cu_seqlens, delta = inputs
+    final = torch.zeros(inputs.state_shape, dtype=state_dtype(q), device=q.device)
     if initial_state is not None:
         final.copy_(initial_state)
     y = torch.empty(v.shape, dtype=q.dtype, device=q.device)
@@ -84,19 +75,9 @@ def forward(
 
 
 def backward(
-    grad_y: Tensor,
-    grad_final: Tensor,
-    starts: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    beta: Tensor | None,
-    delta: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
+    grad_y: Tensor, grad_final: Tensor, starts: Tensor, inputs: Inputs
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
-    """Gradients to q, k, v, log_decay, beta (None for those not given) and initial_state.
+    """Gradients.
 
     Chunk by chunk backward in time, with dS_end from the chunk after (the last has dL/d(final_state)),
     complex gradients dL/d(re) + i dL/d(im), and dP = (dY Uᴴ) ⊙ G, lower:
@@ -112,6 +93,7 @@ def backward(
       ds_i = Re(conj(q_i) dq_i + β_i conj(k_i) κ_i − conj(k_i) dk_i),   ds_end also gets Re⟨dS_end, S_end⟩
     and d(log γ_t) = Σ_{i ≥ t} ds_i, within the chunk.
     """
+    q, k, v, log_decay, beta, _, cu_seqlens, delta = inputs
     grad_q, grad_k, grad_v = (torch.empty_like(t) for t in (q, k, v))
     dtype = state_dtype(q)
     by_head = dict(dtype=dtype, device=q.device)
@@ -123,7 +105,7 @@ def backward(
     def one(*rest: Tensor | None) -> tuple[Tensor, ...]:
         nonlocal taken
         *tensors, carry = rest
-        size = saved_numel(tensors[6].shape, tensors[8].shape)
+        size = kept_numel(tensors[6].shape, tensors[8].shape)
         _backward(*tensors, delta, starts[taken : taken + size], carry)
         taken += size
         return ()
@@ -196,9 +178,9 @@ def _states(parts: _Parts, start: Tensor) -> tuple[Tensor, Tensor]:
     )
     steps = zip(S.unbind(1), S.unbind(1)[1:], *by_chunk, strict=False)
     for g, (before, after, U_g, W_g, k_g) in enumerate(steps):
-        torch.baddbmm(U_g, W_g, before.mT, alpha=-1, out=U_g)
-        after.copy_(scaled(before, None if whole is None else whole[g]))
-        torch.baddbmm(after, U_g.mT, k_g, out=after)
+        # Products apart from sums: into a strided tensor torch multiplies matrix by matrix.
+        U_g.sub_(torch.bmm(W_g, before.mT))
+        torch.add(scaled(before, None if whole is None else whole[g]), torch.bmm(U_g.mT, k_g), out=after)
     return S, U
 
 
@@ -303,8 +285,8 @@ def _carry_back(parts: _Parts, dU: Tensor, late_dY: Tensor, dS: Tensor) -> Tenso
     for g in reversed(range(group.chunks)):
         ends[:, g] = dS
         if parts.W is not None:
-            torch.baddbmm(dU_chunks[g], k_chunks[g], ends[:, g].mT, out=dU_chunks[g])
-            read[:, g].baddbmm_(dU_chunks[g].mT, W_chunks[g], alpha=-1)
+            dU_chunks[g].add_(torch.bmm(k_chunks[g], dS.mT))
+            read[:, g].sub_(torch.bmm(dU_chunks[g].mT, W_chunks[g]))
         scale_(dS, None if whole is None else whole[g]).add_(read[:, g])
     ends = ends.flatten(0, 1)
     if parts.W is None:

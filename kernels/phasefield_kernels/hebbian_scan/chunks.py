@@ -120,13 +120,12 @@ def scaled(value: Tensor, factor: Tensor | None) -> Tensor:
 
 
 def scale_(value: Tensor, factor: Tensor | None) -> Tensor:
-    """:func:`scaled` in place. Complex times real is two products, not torch's complex one."""
-    if factor is not None:
-        if value.is_complex():
-            torch.view_as_real(value).mul_(factor.unsqueeze(-1))
-        else:
-            value.mul_(factor)
-    return value
+    """:func:`scaled` in place.
+
+    Complex times real: torch's complex product takes a third of the time of two real ones, whose factor it
+    would repeat for each pair.
+    """
+    return value if factor is None else value.mul_(factor)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

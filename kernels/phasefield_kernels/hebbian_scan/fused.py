@@ -18,6 +18,7 @@ from ..rows import pointers, rows_contiguous
 from .configs import Tile, config, inverse_precision
 from .fused_gradient import gradient_kernel
 from .fused_kernels import read_kernel, state_kernel, written_kernel
+from .inputs import Inputs
 
 
 class _Cut(NamedTuple):
@@ -32,16 +33,8 @@ class _Cut(NamedTuple):
 class _Launch:
     """What forward and backward hand to their kernels: the tokens, and how they are cut into chunks."""
 
-    def __init__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        log_decay: Tensor | None,
-        beta: Tensor | None,
-        delta: bool,
-        cu_seqlens: Tensor | None,
-    ) -> None:
+    def __init__(self, inputs: Inputs) -> None:
+        q, k, v, log_decay, beta, _, cu_seqlens, delta = inputs
         self.q, self.k, self.v = (rows_contiguous(t, 3) for t in (q, k, v))
         self.beta, self.delta = beta, delta
         self.batch, self.length, self.heads, self.columns = q.shape[:4]
@@ -203,18 +196,10 @@ def _strides(kernel: triton.JITFunction, tensors: dict[str, Tensor | None]) -> d
     return {name: stride for name, stride in strides.items() if name in kernel.arg_names}
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    beta: Tensor | None,
-    delta: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``(y, final_state, nothing)``: the backward recomputes the states."""
-    launch = _Launch(q, k, v, log_decay, beta, delta, cu_seqlens)
+def forward(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Values; nothing is kept: the backward recomputes the states."""
+    q, v, initial_state, delta = inputs.q, inputs.v, inputs.initial_state, inputs.delta
+    launch = _Launch(inputs)
     start = None if initial_state is None else initial_state.float().contiguous()
     nothing = q.new_empty(0, dtype=torch.float32)
     if q.shape[:3].numel() == 0:
@@ -234,20 +219,11 @@ def _or_zeros(start: Tensor | None, launch: _Launch) -> Tensor:
 
 
 def backward(
-    grad_y: Tensor,
-    grad_final: Tensor,
-    starts: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    beta: Tensor | None,
-    delta: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
+    grad_y: Tensor, grad_final: Tensor, _: Tensor, inputs: Inputs
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
-    """Gradients to q, k, v, log_decay, beta (None for those not given) and initial_state."""
-    launch = _Launch(q, k, v, log_decay, beta, delta, cu_seqlens)
+    """Gradients."""
+    q, k, v, log_decay, beta, initial_state, _, delta = inputs
+    launch = _Launch(inputs)
     grad_q, grad_k, grad_v = (t.new_empty(t.shape) for t in (q, k, v))
     grad_final = grad_final.float().contiguous()
     # Each program of the last kernel has its columns' part of the sums; Hebb's dβ is summed along rows.

@@ -167,13 +167,6 @@ INLINE int64_t place_of(const ScanSizes *s, int64_t lane, int64_t column) {
     return s->transposed ? column * s->width + lane : lane * s->columns + column;
 }
 
-/* Σ x y */
-INLINE float inner(const float *x, const float *y, int64_t count) {
-    vec sum = all(0);
-    for (int64_t i = 0; i < count; i += LANES) sum += load_some(x + i, count - i) * load_some(y + i, count - i);
-    return sum_lanes(sum);
-}
-
 /* A head's steps. */
 typedef struct {
     int64_t unit, head, place, begin, end;
@@ -288,8 +281,6 @@ INLINE void scan_head(const ScanSizes *s, const ScanTensors *t, Packed *p, const
             t->last[state + place_of(s, i / parts, j) * parts + i % parts] =
                 (i % parts ? sign : 1.0f) * whole * p->state[j * p->across + i];
 }
-
-static int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 
 int hebbian_scan(int64_t first, int64_t last, const ScanSizes *s, const ScanTensors *t) {
     const int64_t parts = 1 + s->is_complex;

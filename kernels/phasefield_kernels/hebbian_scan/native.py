@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..native import call, plain, side_by_side
+from .inputs import Inputs
 
 OP = "hebbian_scan"
 """Where the native form is, of the complex scan as well."""
@@ -47,41 +48,21 @@ def step_(
     return y if y.dtype == q.dtype else y.to(q.dtype)
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    beta: Tensor | None,
-    delta: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Values; ``(y like v, final_state, nothing)``. Hebb's rule alone."""
-    dtype = q.dtype
-    q, k, v = (side_by_side(tensor, q.ndim - 3) for tensor in (q, k, v))
-    decay = _decay(log_decay, q)
-    y, final = _scan(_by_head(v, beta), k, q, decay, initial_state, cu_seqlens)
-    return y.to(dtype), final, final.new_empty(0)
+def forward(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Values by Hebb's rule; nothing is kept."""
+    q, k, v = (side_by_side(tensor, inputs.q.ndim - 3) for tensor in inputs[:3])
+    u = _by_head(v, inputs.beta)
+    y, final = _scan(u, k, q, decay_of(inputs), inputs.initial_state, inputs.cu_seqlens)
+    return y.to(inputs.q.dtype), final, final.new_empty(0)
 
 
 def backward(
-    grad_y: Tensor,
-    grad_final: Tensor,
-    _: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    beta: Tensor | None,
-    delta: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
+    grad_y: Tensor, grad_final: Tensor, _: Tensor, inputs: Inputs
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
-    """Gradients to q, k, v, log_decay, beta (None for those not given) and initial_state."""
-    dtype = q.dtype
-    grad_y, q, k, v = (side_by_side(tensor, q.ndim - 3) for tensor in (grad_y, q, k, v))
-    decay, u = _decay(log_decay, q), _by_head(v, beta)
+    """Gradients by Hebb's rule."""
+    log_decay, beta, initial_state, cu_seqlens, _ = inputs[3:]
+    grad_y, q, k, v = (side_by_side(tensor, inputs.q.ndim - 3) for tensor in (grad_y, *inputs[:3]))
+    decay, u = decay_of(inputs), _by_head(v, beta)
     marks = grad_decay = grad_beta = None
     if log_decay is not None:
         rows, length = grad_final.shape[0], q.shape[1]
@@ -99,7 +80,7 @@ def backward(
     if log_decay is not None and log_decay.ndim == 1:
         grad_decay = grad_decay.sum((0, 1))
     grads = (grad_q, grad_k, _by_head(grad_u, beta))
-    return *(grad.to(dtype) for grad in grads), grad_decay, grad_beta, grad_initial
+    return *(grad.to(inputs.q.dtype) for grad in grads), grad_decay, grad_beta, grad_initial
 
 
 def _scan(
@@ -137,8 +118,9 @@ def _scan(
     return y, last
 
 
-def _decay(log_decay: Tensor | None, q: Tensor) -> Tensor | None:
-    return None if log_decay is None else log_decay.double().exp().expand(q.shape[:3])
+def decay_of(inputs: Inputs) -> Tensor | None:
+    """γ ``[B, T, H]`` in float64, as the kernels take it."""
+    return None if inputs.log_decay is None else inputs.log_decay.double().exp().expand(inputs.q.shape[:3])
 
 
 def _by_head(tokens: Tensor, factor: Tensor | None) -> Tensor:

@@ -8,8 +8,9 @@ from torch import Tensor
 from .. import checks
 from ..autocast import outside_autocast
 from ..backend import resolve
-from . import blocked, native, reference
+from . import blocked, native, native_delta, reference
 from . import step as step_form
+from .inputs import Inputs
 
 RULES = ("hebb", "delta")
 LARGEST_HEAD = 256
@@ -28,7 +29,7 @@ def run(
 ) -> tuple[Tensor, Tensor]:
     """The scan on checked arguments: ``(y, final_state)``."""
     delta = rule == "delta"
-    name = resolve(backend, q, None if delta else native.OP)
+    name = resolve(backend, q, native.OP)
     if name == "reference":
         check_values(k, log_decay, beta, delta, cu_seqlens)
         return reference.hebbian_scan(q, k, v, log_decay, beta, delta, initial_state, cu_seqlens)
@@ -113,12 +114,14 @@ def with_time(parameter: Tensor | None) -> Tensor | None:
     return parameter.unsqueeze(1) if parameter is not None and parameter.ndim == 2 else parameter
 
 
-def _form(backend: str) -> ModuleType:
+def _form(backend: str, delta: bool) -> ModuleType:
     if backend == "triton":
         from . import fused
 
         return fused
-    return native if backend == "native" else blocked
+    if backend == "native":
+        return native_delta if delta else native
+    return blocked
 
 
 @torch.library.custom_op("phasefield::hebbian_scan", mutates_args=())
@@ -134,9 +137,9 @@ def _scan(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_values(k, log_decay, beta, delta, cu_seqlens)
-    form = _form(backend)
+    inputs = Inputs(q, k, v, log_decay, beta, initial_state, cu_seqlens, delta)
     with outside_autocast(q):
-        return form.forward(q, k, v, log_decay, beta, delta, initial_state, cu_seqlens)
+        return _form(backend, delta).forward(inputs)
 
 
 @_scan.register_fake
@@ -153,21 +156,23 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = checks.state_dtype(q)
     rows = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    if backend in ("triton", "native"):
-        saved = 0
+    if backend == "native" and delta:
+        kept = native_delta.kept_numel(q.shape, v.shape)
+    elif backend in ("triton", "native"):
+        kept = 0
     elif cu_seqlens is None:
-        saved = blocked.saved_numel(q.shape, v.shape)
+        kept = blocked.kept_numel(q.shape, v.shape)
     else:
-        saved = torch.library.get_ctx().new_dynamic_size()
+        kept = torch.library.get_ctx().new_dynamic_size()
     state = (rows, q.shape[2], v.shape[3], *q.shape[3:])
-    return v.new_empty(v.shape), q.new_empty(state, dtype=dtype), q.new_empty(saved, dtype=dtype)
+    return v.new_empty(v.shape), q.new_empty(state, dtype=dtype), q.new_empty(kept, dtype=dtype)
 
 
 @torch.library.custom_op("phasefield::hebbian_scan_backward", mutates_args=())
 def _scan_backward(
     grad_y: Tensor,
     grad_final: Tensor,
-    starts: Tensor,
+    kept: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -178,10 +183,10 @@ def _scan_backward(
     delta: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    form = _form(backend)
+    inputs = Inputs(q, k, v, log_decay, beta, initial_state, cu_seqlens, delta)
     with outside_autocast(q):
-        *grads, grad_decay, grad_beta, grad_initial = form.backward(
-            grad_y, grad_final, starts, q, k, v, log_decay, beta, delta, initial_state, cu_seqlens
+        *grads, grad_decay, grad_beta, grad_initial = _form(backend, delta).backward(
+            grad_y, grad_final, kept, inputs
         )
     # An op returns tensors only: an empty one stands for no gradient.
     by_head = (
@@ -195,7 +200,7 @@ def _scan_backward(
 def _(
     grad_y: Tensor,
     grad_final: Tensor,
-    starts: Tensor,
+    kept: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -220,10 +225,10 @@ def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, outp
 def _differentiate(
     ctx: torch.autograd.function.FunctionCtx, grad_y: Tensor, grad_final: Tensor, _: Tensor
 ) -> tuple[Tensor | None, ...]:
-    starts, *tensors = ctx.saved_tensors
+    kept, *tensors = ctx.saved_tensors
     log_decay, beta, initial_state, _ = tensors[3:]
     *grads, grad_decay, grad_beta, grad_initial = _scan_backward(
-        grad_y, grad_final, starts, *tensors, ctx.delta, ctx.backend
+        grad_y, grad_final, kept, *tensors, ctx.delta, ctx.backend
     )
     return (
         *grads,

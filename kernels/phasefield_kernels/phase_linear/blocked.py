@@ -116,10 +116,14 @@ def through_product(
             w = as_complex(weight.to(dtype).to(real)).conj_physical()
             grad_x = torch.view_as_real(matmul(dz, w, algorithm)).to(dtype)
         if for_weight:
-            # dW = conj(conj(dz)ᵀ x)
-            dz = dz.conj_physical_() if owned else dz.conj_physical()
-            conjugate = matmul(dz.T, as_complex(x_rows), algorithm)
-            grad_weight = torch.view_as_real(conjugate.conj_physical_()).to(weight.dtype)
+            # dW = dzᵀ conj(x) = conj(conj(dz)ᵀ x): conjugated is what is there to be overwritten, or smaller.
+            factor = as_complex(x_rows)
+            if owned or dz.shape[1] <= factor.shape[1]:
+                dz = dz.conj_physical_() if owned else dz.conj_physical()
+                dw = matmul(dz.T, factor, algorithm).conj_physical_()
+            else:
+                dw = matmul(dz.T, factor.conj_physical(), algorithm)
+            grad_weight = torch.view_as_real(dw).to(weight.dtype)
     return None if grad_x is None else grad_x.view(x.shape), grad_weight
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import checks
 from ..backend import resolve
 from ..phase_linear.reference import EPSILON
-from . import blocked, reference
+from . import blocked, native, reference
 from .configs import WIDEST
 
 
@@ -55,7 +55,7 @@ def phase_norm(
         checks.parameter("threshold", threshold, x, (x.shape[-2],))
     if not 0 < eps < math.inf:
         raise ValueError(f"eps is {eps}; it must be above 0 and finite.")
-    name = resolve(backend, x)
+    name = resolve(backend, x, "phase_norm")
     if name == "reference":
         return reference.phase_norm(x, weight, threshold, eps)
     return _norm(x, weight, threshold, eps, name)
@@ -66,7 +66,7 @@ def _form(backend: str, x: Tensor) -> ModuleType:
         from . import fused
 
         return fused
-    return blocked
+    return native if backend == "native" else blocked
 
 
 def _finite(threshold: Tensor | None, x: Tensor) -> Tensor | None:

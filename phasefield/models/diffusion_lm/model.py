@@ -141,11 +141,16 @@ class DiffusionLM(Drafting):
             # Some releases of torch keep the weights that autocast has cast, here without their gradients.
             torch.clear_autocast_cache()
         guess = self.denoiser(x, before, t, known)
-        denoising = (clean - guess)[~known].square().mean()
+        # The mean over the places not shown, by weights: for an index of them a GPU would be waited for.
+        weights = (~known).to(clean.dtype)
+        weights = weights / weights.sum()
+        denoising = (weights * (clean - guess).square().mean(-1)).sum()
         prior = self.noise.kept[-1].item() * clean.square().mean()
         rounding = self._rounding(targets, clean, torch.randn_like(clean)).mean()
         with torch.no_grad():
-            bound = (self._prior(clean) + steps * self._step_term(clean, guess, t))[~known].mean() + rounding
+            bound = (
+                weights * (self._prior(clean) + steps * self._step_term(clean, guess, t))
+            ).sum() + rounding
         terms = {
             "content": bound.float(),
             "denoising": denoising.detach(),

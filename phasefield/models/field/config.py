@@ -53,7 +53,7 @@ class FieldConfig:
 
     def __post_init__(self) -> None:
         allowed = {
-            "sites": (self.sites >= 4 and not self.sites & (self.sites - 1), "a power of two, at least 4"),
+            "sites": (self.sites >= 16 and not self.sites & (self.sites - 1), "a power of two, at least 16"),
             "horizon": (self.horizon >= 0, "at least 0 (0 = no gravity)"),
             "orders": (1 <= self.orders <= LONGEST, f"from 1 to {LONGEST}"),
             "order_width": (self.order_width >= 2 and self.order_width % 2 == 0, "even, at least 2"),

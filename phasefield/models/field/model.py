@@ -1,6 +1,6 @@
 """The field model: a crystal, gravity and a Born mixture, all of which learn without back-propagation."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +130,8 @@ class Field(nn.Module):
         phases, rows = reading.phases, []
         for t in range(0, tokens.shape[1], 16):  # all candidates of all contexts at once are many
             part = slice(t, t + 16)
-            p, _ = self.crystal.read(phases[:, part], vocabulary.expand(*phases[:, part].shape[:2], -1))
+            every = vocabulary.expand(*phases[:, part].shape[:2], -1)
+            p = self.crystal.read(phases[:, part], every, reading.evidence[:, part])
             others = [_distribution(pull[:, part]).unsqueeze(-1) for pull in reading.pulls]
             weights = self.mixture(reading.confidence[:, part], reading.gates[:, part])
             if collapse is not None:
@@ -227,6 +228,32 @@ class Field(nn.Module):
         phases, _, _ = self.phases(tokens)
         self.crystal.learn_(phases, targets, generator, forget=True)
 
+    def merge_(self, other: "Field", generator: torch.Generator | None = None) -> None:
+        """Learn what another model has learnt: its crystal's traces, as if they had been written here.
+
+        The weights of the mixture (and of the read-out and its matrix, if there are) become the mean of both,
+        each counted by the tokens that it learnt from.
+
+        Args:
+            other: a model of the same config, which learnt the same tokens.
+            generator: of stochastic rounding, for 16-bit bonds.
+
+        Raises:
+            ValueError: the other has another config, or other tokens between words.
+        """
+        mine, its = asdict(self.config), asdict(other.config)
+        for name in (name for name in mine if mine[name] != its[name]):
+            raise ValueError(f"other has {name} {its[name]!r}; it must have {mine[name]!r}, as this model.")
+        if not torch.equal(self.phases.boundary, other.phases.boundary):
+            raise ValueError("other has other tokens between words; the same must stand there.")
+        share = float(other.coherences.sum() / (self.coherences + other.coherences).sum().clamp_min(1))
+        theirs = other.state_dict()
+        for name, weight in self.state_dict().items():
+            if name.startswith(("mixture.", "readout.")):
+                weight.lerp_(theirs[name], share)
+        self.coherences += other.coherences
+        self.crystal.merge_(other.crystal, generator)
+
     def read(
         self,
         tokens: Tensor,
@@ -237,7 +264,9 @@ class Field(nn.Module):
         """What the memories say at each of ``tokens`` ``[B, T]``, and the state behind them."""
         state = self.init_state(len(tokens)) if state is None else state
         phases, place, contexts = self.phases(tokens, state.contexts)
-        evidence = self.crystal.contexts.read(self.crystal.contexts.find(phases))
+        trail = torch.cat([state.last.unsqueeze(1), phases], dim=1)
+        known = self.crystal.evidence(trail)
+        evidence = known[:, 1:]
         levels = [confidence_level(evidence[..., 0], evidence[..., 1])]
         suffixes, _ = self.phases.suffixes(tokens, state.contexts.recent, max(self.config.orders, 5))
         code = phase_code(suffixes[2], self._code_frequencies, self.config.embedding)
@@ -248,8 +277,7 @@ class Field(nn.Module):
         nested = torch.stack(suffixes[1 : self.config.orders + 1], dim=-1)
         pulls: list[Tensor] = []
         if self.gravity is not None:
-            before = torch.cat([state.last.unsqueeze(1), phases[:, :-1]], dim=1)
-            mass = self.masses(before, tokens)
+            mass = self.masses(trail[:, :-1], tokens, known[:, :-1])
 
             def move(x: Tensor) -> Tensor:
                 return perturb(
@@ -268,21 +296,26 @@ class Field(nn.Module):
         levels += [self._pull_level(pull) for pull in pulls]
         confidence = torch.cat([levels[0], *(level.unsqueeze(-1) for level in levels[1:])], dim=-1)
         gates = self._gates(tokens, place, confidence, coherence)
-        last = phases[:, -1] if tokens.shape[1] else state.last
         window = torch.cat([state.window, code], dim=1)[:, -4:]
-        state = replace(state, contexts=contexts, last=last, window=window)
-        return Reading(phases, pulls, confidence, gates, coherence, nested), state
+        state = replace(state, contexts=contexts, last=trail[:, -1], window=window)
+        return Reading(phases, evidence, pulls, confidence, gates, coherence, nested), state
 
-    def masses(self, before: Tensor, tokens: Tensor) -> Tensor:
-        """Of the particles that ``tokens`` ``[B, T]`` become behind contexts ``before`` ``[B, T, C]``."""
+    def masses(self, before: Tensor, tokens: Tensor, evidence: Tensor) -> Tensor:
+        """Of the particles that ``tokens`` ``[B, T]`` become behind contexts ``before`` ``[B, T, C]``.
+
+        Args:
+            before: the contexts.
+            tokens: that followed.
+            evidence: of the contexts, see :meth:`~phasefield.layers.CrystalMemory.evidence`.
+        """
         if not self.config.surprise_mass:
             return torch.ones(tokens.shape, device=tokens.device)
-        p, _ = self.crystal.read(before, tokens.unsqueeze(-1))
+        p = self.crystal.read(before, tokens.unsqueeze(-1), evidence)
         return -p.squeeze(-2).mean(-1).log()
 
     def _of_tokens(self, reading: Reading, targets: Tensor) -> Tensor:
         """What each memory gives the targets: ``[B, T, M]``."""
-        p, _ = self.crystal.read(reading.phases, targets.unsqueeze(-1))
+        p = self.crystal.read(reading.phases, targets.unsqueeze(-1), reading.evidence)
         others = [_distribution(pull).gather(-1, targets.unsqueeze(-1)) for pull in reading.pulls]
         return torch.cat([p.squeeze(-2), *others], dim=-1)
 

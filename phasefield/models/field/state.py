@@ -33,6 +33,7 @@ class Reading:
 
     Attributes:
         phases: ``[B, T, C]`` int64, the contexts.
+        evidence: ``[B, T, C, 2]``, how often the crystal met each context, and how many followers it has.
         pulls: of gravity, of the fast weights and of the read-out, ``[B, T, V]`` each.
         confidence: ``[B, T, M]`` levels of all predictors.
         gates: ``[B, T, G]``, what the mixture's weights depend on besides.
@@ -41,6 +42,7 @@ class Reading:
     """
 
     phases: Tensor
+    evidence: Tensor
     pulls: list[Tensor]
     confidence: Tensor
     gates: Tensor

@@ -47,7 +47,9 @@ class InterferenceCoupler(_Interference):
         self.weights._no_weight_decay = True
 
     def _combined(self, parts: list[Tensor], turned: list[Tensor]) -> Tensor:
-        return sum(weight * part for weight, part in zip(self.weights, turned, strict=True))
+        # Repeated, as wide as the numbers they multiply: see Block._mixed.
+        weights = self.weights.repeat(1, 1, 2)
+        return sum(weight * part for weight, part in zip(weights, turned, strict=True))
 
 
 @register_coupler("routed", description="as interference, the weights of each token from a router")

@@ -5,6 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ....layers import Mamba
+from ....layers.dropout import Dropout
+from ....layers.rms_norm import RMSNorm
 from ..interfaces import Backbone
 from ..registry import register_backbone
 
@@ -28,8 +30,8 @@ class MambaBackbone(Backbone):
         self.blocks = nn.ModuleList(
             Mamba(2 * dim, d_state=state_dim, expand=expand) for _ in range(num_layers)
         )
-        self.dropout = nn.Dropout(dropout)
-        self.norm = nn.RMSNorm(2 * dim)
+        self.dropout = Dropout(dropout)
+        self.norm = RMSNorm(2 * dim)
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, tuple[Any, ...]]:
         """``[B, T, dim, 2]`` → the same, and each block's state."""
