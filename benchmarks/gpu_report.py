@@ -40,7 +40,7 @@ _SOURCES = (
     *(("benchmarks", f"{name}.py") for name in ("machine_code", "sass", "targets")),
 )
 _GUARDED = ("registers", "spilled", "shared_memory")
-_TILE = re.compile(r"\b(?:BLOCK\w*|STEPS|CHUNK\w*)=(\d+)")
+_TILE = re.compile(r"\b(?:BLOCK\w*|STEPS|SPANS|CHUNK\w*)=(\d+)")
 
 
 def report(
@@ -140,8 +140,9 @@ def row(target: str, op: str, kernels: list[CompiledKernel]) -> dict[str, Any]:
 def per_element(kernel: CompiledKernel) -> dict[str, float] | None:
     """What threads do in the kernel's longest loop for an element of its tile, summed over the threads.
 
-    An element of a time loop is a lane and step, ``BLOCK · STEPS`` of them in an iteration; of other kernels
-    the tile is what its sizes multiply to. None where there is no loop, or no size is stated, and on AMD.
+    An element of a time loop is a lane and step, ``BLOCK · STEPS`` of them in an iteration (in each of
+    SPANS); of other kernels the tile is what its sizes multiply to. None where there is no loop, or no size
+    is stated, and on AMD.
     """
     code, sizes = kernel.code, [int(size) for size in _TILE.findall(kernel.configuration)]
     if not (code.loops and sizes):

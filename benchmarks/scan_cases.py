@@ -45,6 +45,9 @@ TIME_LOOP = dict(batch=2, length=32, width=32)
 PACKED = dict(batch=1, length=32, width=32, sequences=2)
 STATELESS = TIME_LOOP | dict(state=False)
 CHUNKED = dict(batch=1, length=256, width=32)
+SIDE_BY_SIDE = dict(batch=2, length=128, width=32)
+PACKED_SIDE_BY_SIDE = dict(batch=1, length=256, width=32, sequences=2)
+MANY_CHUNKS = dict(batch=1, length=1152, width=32)  # more than the rotation has spans side by side
 MANY_LANES = dict(batch=64, length=8, width=1024)  # too slow for the interpreter
 ODD = dict(batch=2, length=9, width=33)
 ONE_STEP = dict(batch=2, length=1, width=64)
@@ -133,19 +136,29 @@ def rotation_scan_cases() -> Iterator[Case]:
         scan = _rotation("time loop", dtype, angle, decay, TIME_LOOP)
         yield scan.forward(ONE_PASS, quick=telling)
         yield scan.backward(ONE_PASS, quick=telling)
+        if dtype == torch.float32 or telling:
+            spans = _rotation("side by side", dtype, angle, decay, SIDE_BY_SIDE)
+            yield spans.forward(ONE_PASS, quick=telling)
+            yield spans.backward(ONE_PASS, quick=telling)
         if angle == decay:
-            chunked = _rotation("chunked", dtype, angle, decay, CHUNKED)
-            yield chunked.forward(two_pass(read=2 + tokens, written=2), quick=telling)
+            chunked = _rotation("chunked", dtype, angle, decay, MANY_CHUNKS)
             # The first pass reads the cotangent and the tokens' parameters, not h.
-            yield chunked.backward(two_pass(read=2 + tokens, written=4 + tokens), quick=telling)
+            bounds = two_pass(read=2 + tokens, written=2), two_pass(read=2 + tokens, written=4 + tokens)
+            # Slow in the interpreter: counted in one form, and in a gated one.
+            counted = telling and angle == "token"
+            values, gradients = bounds if counted else (None, None)
+            yield chunked.forward(values, quick=telling and not counted)
+            yield chunked.backward(gradients, quick=telling and not counted)
         if angle == decay or dtype == torch.float32:  # more lanes a thread: most registers
             many = _rotation("many lanes", dtype, angle, decay, MANY_LANES)
             yield many.forward()
             yield many.backward()
         if telling:  # how the rows are laid out does not depend on the form
             yield scan.backward_to_first(ONE_PASS)
+            yield spans.backward_to_first(ONE_PASS)
             for path, shape, bound in (
                 ("packed", PACKED, ONE_PASS),
+                ("side by side, packed", PACKED_SIDE_BY_SIDE, ONE_PASS),
                 ("no initial state", STATELESS, ONE_PASS),
                 ("odd sizes", ODD, LOOSE),
             ):
@@ -174,14 +187,20 @@ def oscillatory_scan_cases() -> Iterator[Case]:
             many = _oscillatory("many lanes", dtype, angle, damping, MANY_LANES)
             yield many.forward()
             yield many.backward()
+        if dtype == torch.float32 or telling:
+            spans = _oscillatory("side by side", dtype, angle, damping, SIDE_BY_SIDE)
+            yield spans.forward(ONE_PASS)
+            yield spans.backward(ONE_PASS)
         if telling:
             yield scan.backward_to_first(ONE_PASS)
-            chunked = _oscillatory("chunked", dtype, angle, damping, CHUNKED)
-            # Slow in the interpreter: one of the two stands for both.
-            quick = angle == "token"
-            yield chunked.forward(two_pass(read=3 + tokens, written=2), quick=quick)
+            yield spans.backward_to_first(ONE_PASS)
+            chunked = _oscillatory("chunked", dtype, angle, damping, MANY_CHUNKS)
             # The first pass reads the cotangent, the gate and the tokens' parameters; neither h nor x.
-            yield chunked.backward(two_pass(read=3 + tokens, written=7 + tokens), quick=quick)
+            bounds = two_pass(read=3 + tokens, written=2), two_pass(read=3 + tokens, written=7 + tokens)
+            counted = angle == "constant"  # slow in the interpreter
+            values, gradients = bounds if counted else (None, None)
+            yield chunked.forward(values, quick=not counted)
+            yield chunked.backward(gradients, quick=not counted)
             packed = _oscillatory("packed", dtype, angle, damping, PACKED)
             yield packed.forward(ONE_PASS)
             yield packed.backward(ONE_PASS)

@@ -4,8 +4,9 @@ Counted in Triton's interpreter, in one process of a few minutes; no GPU is aske
 of a launch and accesses outside its tensors are found on the way.
 
 The run fails at a fault, and if a case moves more bytes, or wastes more of its sectors, or launches more
-kernels than in ``benchmarks/data/traffic.json``. Figures that are meant to change are accepted by
-``--accept``, which rewrites that file; it is committed with the change that made them.
+kernels, or has PyTorch move more between them, than in ``benchmarks/data/traffic.json``. Figures that are
+meant to change are accepted by ``--accept``, which rewrites that file; it is committed with the change that
+made them.
 """
 
 import argparse
@@ -32,6 +33,7 @@ class Measurement(NamedTuple):
         sectors: bytes of 32-byte sectors over bytes asked for.
         dot_flops: floating-point operations of matrix products.
         launches: kernels.
+        torch: bytes that PyTorch's own operations between the launches read and write.
         faults: races, and bounds that are exceeded.
         least: the bytes that these are ratios to.
         tensors: kernel and argument → (requested, unique) bytes, read and written.
@@ -42,6 +44,7 @@ class Measurement(NamedTuple):
     sectors: float
     dot_flops: int
     launches: int
+    torch: int
     faults: list[str]
     least: int
     tensors: dict[str, tuple[int, int]]
@@ -75,7 +78,8 @@ def measure(case: Case) -> Measurement:
         for name, requested in traffic.by_tensor.items()
     }
     return Measurement(
-        unique, requested, sectors, traffic.dot_flops, traffic.launches, faults, least, tensors
+        *(unique, requested, sectors, traffic.dot_flops, traffic.launches, traffic.torch),
+        *(faults, least, tensors),
     )
 
 
@@ -99,13 +103,14 @@ def rows(op: str, case: Case, result: Measurement) -> Iterator[dict[str, Any]]:
             "allowed": case.bound.unique if of_case else None,
             "sectors": round(result.sectors, 4) if of_case else None,
             "launches": result.launches if of_case else None,
+            "torch": result.torch if of_case else None,
             "dot_flops": result.dot_flops if of_case else None,
         }
 
 
 def regressions(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What a line has more of than before."""
-    guarded = ("requested", "unique", "sectors", "launches")
+    guarded = ("requested", "unique", "sectors", "launches", "torch")
     return [
         f"{name} {before[name]} -> {after[name]}"
         for name in guarded

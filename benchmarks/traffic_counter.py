@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, interpreter_builder
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -47,6 +50,8 @@ class Traffic:
         dot_flops: 2 · M · N · K of every dot.
         by_launch: of every launch, its tensors and dots.
         launches: kernels launched.
+        torch: bytes of the tensors that PyTorch's own operations between the launches read and write: copies,
+            casts, sums. In none of the figures above.
         races: what two programs of one launch did to the same address.
     """
 
@@ -58,6 +63,7 @@ class Traffic:
     dot_flops: int = 0
     by_launch: list["LaunchTotals"] = field(default_factory=list)
     launches: int = 0
+    torch: int = 0
     races: list[str] = field(default_factory=list)
 
 
@@ -127,6 +133,29 @@ class _Launch:
         self.traffic.races += [f"{self.kernel}: {race}" for race in races(self.accesses)]
 
 
+class _BetweenLaunches(TorchDispatchMode):
+    """Counts what PyTorch's operations read and write while no kernel runs, also inside our own operators."""
+
+    def __init__(self, traffic: Traffic, launches: list[_Launch]) -> None:
+        super().__init__()
+        self.traffic, self.launches = traffic, launches
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "phasefield":
+            with self:  # what it is made of comes by again
+                return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **kwargs)
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        result = func(*args, **kwargs)
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        places = {tensor.untyped_storage().data_ptr() for tensor in given}
+        fresh = [tensor for tensor in made if tensor.untyped_storage().data_ptr() not in places]
+        is_view = made and not fresh and not func._schema.is_mutable
+        if not (self.launches or is_view or "empty" in func._schema.name):
+            self.traffic.torch += sum(t.numel() * t.element_size() for t in (*given, *fresh))
+        return result
+
+
 @contextmanager
 def count_traffic() -> Iterator[Traffic]:
     """Count every launch in this block; the numbers are complete after it.
@@ -174,6 +203,7 @@ def count_traffic() -> Iterator[Traffic]:
     with (
         patch.multiple(InterpreterBuilder, **{function.__name__: function for function in replaced}),
         patch.object(GridExecutor, "__call__", launch),
+        _BetweenLaunches(traffic, launches),
     ):
         yield traffic
 

@@ -46,9 +46,11 @@ OPS_OF = {
 
 TYPICAL: dict[ModuleType, dict[str, Any]] = {
     scan_cases: dict(
-        TIME_LOOP=dict(batch=16, length=1024, width=512),
+        TIME_LOOP=dict(batch=32, length=1024, width=512),  # the rotation's from 16,384 lanes on
+        SIDE_BY_SIDE=dict(batch=8, length=1024, width=512),
         MANY_LANES=dict(batch=64, length=256, width=1024),
         CHUNKED=dict(batch=1, length=32_768, width=512),
+        MANY_CHUNKS=dict(batch=1, length=32_768, width=512),
     ),
     selective_cases: dict(
         TIME_LOOP=dict(batch=4, length=1024, width=1024),

@@ -22,6 +22,7 @@ from phasefield_kernels.gravity_field import configs as gravity_field
 from phasefield_kernels.hebbian_scan.configs import TABLES as MEMORIES
 from phasefield_kernels.hebbian_update import configs as hebbian_update
 from phasefield_kernels.phase_norm.configs import TABLE as NORMS
+from phasefield_kernels.rotation_scan.configs import SIDE_BY_SIDE
 from phasefield_kernels.rotation_scan.configs import TIME_LOOP as ROTATION
 
 
@@ -54,6 +55,16 @@ def test_every_configuration_in_the_tables_is_among_what_compiles(target, op, la
     for config in for_architecture(layouts.table, TARGETS[target].triton.arch):
         wanted = f"STEPS={config.steps} BLOCK={config.block} warps={config.num_warps}"
         assert any(configuration.endswith(wanted) for configuration in compiled), wanted
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("target", TARGETS)
+def test_spans_side_by_side_are_among_what_compiles(target):
+    compiled = {(kernel.kernel, kernel.configuration) for _, _, kernel in report([target], ["rotation_scan"])}
+    spans, block, steps, warps = for_architecture(SIDE_BY_SIDE, TARGETS[target].triton.arch)
+    for kernel, flight in (("forward_spans_kernel", steps), ("backward_spans_kernel", steps // 2)):
+        wanted = f"SPANS={spans} STEPS={flight} BLOCK={block} warps={warps}"
+        assert any(name == kernel and c.endswith(wanted) for name, c in compiled), wanted
 
 
 def assert_offsets_are_wide(target, quick):

@@ -11,9 +11,10 @@ import triton
 import triton.language as tl
 
 from benchmarks import baseline, traffic
-from benchmarks.case import ONE_PASS, Case, Work
+from benchmarks.case import LOOSE, ONE_PASS, Case, Scan, Work
 from benchmarks.cases import OPS
 from benchmarks.traffic import ALL, measure
+from phasefield_kernels import aperiodic_scan, golden_phases
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="traffic is counted in Triton's interpreter"
@@ -25,6 +26,11 @@ CASES = [
     for case in cases()
     if case.bound
 ]
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """Not here: filling fresh memory would count."""
 
 
 KEYS = ("op", "path", "tensor")
@@ -73,6 +79,21 @@ def test_an_extra_pass_over_memory_that_a_loose_bound_allows_fails_against_the_b
         "toy, synthetic, double y_ptr: requested 4000 -> 8000; unique 4000 -> 8000",
     ]
     assert baseline.compare(twice, once, KEYS, traffic.regressions).worse == []
+
+
+def test_a_copy_that_an_operator_makes_before_its_launch_fails_against_the_baseline():
+    def by_time_last(u):
+        inputs = {"u": u, "scale": torch.rand(16), "phase": golden_phases(16), "initial_state": None}
+        return Scan("synthetic", aperiodic_scan, lambda: inputs).forward(LOOSE)
+
+    u = torch.randn(2, 16, 8)
+    as_read, copied = (
+        list(traffic.rows("toy", case, measure(case)))
+        for case in (by_time_last(u.mT.contiguous()), by_time_last(u.mT))
+    )
+    worse = baseline.compare(as_read, copied, KEYS, traffic.regressions).worse
+    before = as_read[0]["torch"]
+    assert worse == [f"toy, synthetic, forward, all: torch {before} -> {before + 2 * 4 * u.numel()}"]
 
 
 def test_a_cases_figures_do_not_depend_on_what_ran_before():

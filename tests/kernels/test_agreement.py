@@ -27,6 +27,9 @@ CASES = [(torch.float32, (2, 21, 33)), (torch.bfloat16, (1, 37, 3))]
 # In the forms that differ most, every dtype, one step, and chunks of more lanes.
 MORE_CASES = [(torch.bfloat16, (2, 21, 33)), (torch.float32, (2, 1, 5))]
 MORE_CASES += [(torch.float16, (1, 37, 33)), (torch.float32, (1, 53, 3))]
+# Long enough for the rotation's spans side by side: a whole tile of them forward, two backward, and a part.
+SPANS_CASES = [(torch.float32, (2, 83, 33))]
+MORE_SPANS_CASES = [(torch.bfloat16, (2, 70, 5)), (torch.float16, (2, 128, 3))]
 
 
 def tolerances(dtype, steps, **rest):
@@ -94,7 +97,7 @@ def test_aperiodic_scan(backend, dtype, shape, packed, device, cut_in_time):
     [
         (angle, decay, *case)
         for angle, decay in itertools.product(("constant", "token"), (None, "constant", "token"))
-        for case in CASES + MORE_CASES * (angle == decay)
+        for case in CASES + SPANS_CASES + (MORE_CASES + MORE_SPANS_CASES) * (angle == decay)
     ],
     ids=str,
 )
@@ -129,7 +132,7 @@ def test_rotation_scan(backend, dtype, shape, angle, decay, device, cut_in_time)
     [
         (angle, damping, *case)
         for angle, damping in (("constant", None), ("constant", "constant"), ("token", "token"))
-        for case in CASES + MORE_CASES * (angle == "token")
+        for case in CASES + SPANS_CASES + (MORE_CASES + MORE_SPANS_CASES) * (angle == "token")
     ],
     ids=str,
 )
@@ -156,6 +159,30 @@ def test_oscillatory_scan(backend, dtype, shape, angle, damping, device, cut_in_
         dtype=dtype,
         by_dtype=("x", "gate", *by_token),
         tolerance=tolerances(dtype, length),
+        device=device,
+    )
+
+
+@pytest.mark.parametrize("backend", WITH_NATIVE)
+@pytest.mark.parametrize("kind", ["constant", "token"])
+def test_packed_sequences_long_enough_for_spans_side_by_side(backend, kind, device):
+    length, width = 270, 3
+    generator = torch.Generator().manual_seed(length)
+    size = (width,) if kind == "constant" else (1, length, width)
+    assert_agrees_with_reference(
+        oscillatory_scan,
+        {
+            "x": torch.randn(1, length, width, 2, generator=generator),
+            "gate": 2 * torch.randn(1, length, width, generator=generator) - 2,
+            "angle": 6 * torch.rand(size, generator=generator) - 3,
+            "log_damping": -0.2 * torch.rand(size, generator=generator),
+            "initial_state": torch.randn(4, width, 2, generator=generator),
+            "cu_seqlens": torch.tensor([0, 100, 100, 269, 270]),
+        },
+        backend=backend,
+        dtype=torch.float32,
+        by_dtype=(),
+        tolerance=tolerances(torch.float32, length),
         device=device,
     )
 

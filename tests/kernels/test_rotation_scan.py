@@ -260,6 +260,31 @@ class TestPhaseOverAMillionSteps:
         assert error.max() < 5 * 1e-7 * math.sqrt(steps)  # the typical size, and five times that
 
 
+@pytest.mark.parametrize(
+    ("sequences", "length", "width", "packed", "expected"),
+    [
+        (2, 1024, 1024, False, True),
+        (1, 1024, 32, False, True),
+        (1, 1152, 32, False, False),  # nine chunks, more than there are spans
+        (2, 4096, 1024, False, True),  # lanes enough for eight chunks at most
+        (2, 4096, 1020, False, False),
+        (16, 1024, 1024, False, False),  # lanes enough for a thread each
+        (2, 63, 32, False, False),  # less than a tile
+        (2, 64, 32, False, True),
+        (4, 270, 3, True, True),  # packed: by their average
+        (5, 270, 3, True, False),
+        (1, 100_000, 32, True, True),
+        (0, 0, 3, True, False),
+        (2, 0, 3, False, False),
+    ],
+)
+def test_spans_side_by_side_are_for_few_lanes(sequences, length, width, packed, expected):
+    pytest.importorskip("triton")
+    from phasefield_kernels.rotation_scan.fused import spans_side_by_side
+
+    assert (spans_side_by_side(sequences, length, width, packed) is not None) == expected
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_overflows_for_any_decay(backend):
     x, angle, _, state = draw(1, 64, 4)

@@ -1,16 +1,38 @@
-"""rotation_scan in Triton: how the kernels of :mod:`.fused_kernels` are launched."""
+"""rotation_scan in Triton: how the kernels of :mod:`.fused_kernels` and :mod:`.fused_spans` are launched."""
 
 import torch
 import triton
 from torch import Tensor
 
 from ..checks import gradient_dtype
-from ..device import guard
+from ..device import architecture, for_architecture, guard
 from ..fused_carry import carry
 from ..phases import phase_from_radians, radians_from_phase
 from ..rows import pointers, rows_contiguous
-from .configs import TIME_LOOP
+from .configs import SIDE_BY_SIDE, TIME_LOOP, Spans
 from .fused_kernels import backward_kernel, forward_kernel
+from .fused_spans import forward_spans_kernel
+from .fused_spans_gradient import backward_spans_kernel
+
+
+def spans_side_by_side(sequences: int, length: int, width: int, packed: bool) -> Spans | None:
+    """The spans that programs take side by side; None for time loops, of whole sequences or of chunks.
+
+    Lanes enough to keep a GPU busy take a thread each. Of fewer, chunks and spans put as many threads to
+    work as there are of either; so chunks, whose inputs are read twice in three launches, have to be more.
+
+    Args:
+        sequences, width: whose product is the number of lanes.
+        length: of each sequence, or of all of them if they are packed, which are not cut into chunks.
+        packed: whether they are.
+    """
+    spans = for_architecture(SIDE_BY_SIDE, architecture())
+    lanes = sequences * width
+    chunk = length if packed else TIME_LOOP.chunk_length(lanes, length)
+    if packed:
+        length //= max(1, sequences)
+    several = spans.spans * spans.steps <= length <= spans.spans * chunk
+    return spans if several and lanes < TIME_LOOP.lanes_wanted else None
 
 
 class _Launch:
@@ -27,8 +49,9 @@ class _Launch:
         self.batch, self.length, self.width = x.shape[:3]
         sequences = self.batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
         self.offsets = cu_seqlens
+        self.spans = spans_side_by_side(sequences, self.length, self.width, cu_seqlens is not None)
         self.chunk = max(1, self.length)
-        if cu_seqlens is None:
+        if cu_seqlens is None and self.spans is None:
             self.chunk = TIME_LOOP.chunk_length(sequences * self.width, self.length)
         self.chunks = max(1, -(-self.length // self.chunk))
         self.rows = sequences * self.chunks
@@ -47,8 +70,13 @@ class _Launch:
             self.decay = log_decay.float().contiguous()
 
     def __call__(self, kernel: triton.JITFunction, **tensors: Tensor | None) -> None:
-        block, steps, warps = TIME_LOOP.config(self.rows * self.width)
-        if kernel is backward_kernel:
+        if self.spans:
+            spans, block, steps, warps = self.spans
+            cut = dict(SPANS=spans)
+        else:
+            block, steps, warps = TIME_LOOP.config(self.rows * self.width)
+            cut = dict(chunks=self.chunks, chunk_length=self.chunk)
+        if kernel in (backward_kernel, backward_spans_kernel):
             steps //= 2
         by_token = dict(
             x=tensors.get("x"),
@@ -62,8 +90,7 @@ class _Launch:
         )
         with guard(self.angle):
             kernel[(self.rows, triton.cdiv(self.width, block))](
-                **given, **_strides(kernel, by_token),
-                length=self.length, width=self.width, chunks=self.chunks, chunk_length=self.chunk,
+                **given, **_strides(kernel, by_token), **cut, length=self.length, width=self.width,
                 TOKEN_ANGLE=self.token_angle, TOKEN_DECAY=self.token_decay,
                 STEPS=steps, BLOCK=block, num_warps=warps, enable_fp_fusion=True,
             )  # fmt: skip
@@ -93,8 +120,9 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Values; ``(h like x, final_state)``.
 
-    Many lanes: one time loop a sequence. Few lanes and a long time: each chunk's own end state and the
-    product of its factors, the states carried over the chunks, and the time loops from those.
+    Many lanes: one time loop a sequence. Few: spans of time side by side in a program. Few and a long
+    time: each chunk's own end state and the product of its factors, the states carried over the chunks, and
+    the time loops from those, which reads the inputs twice.
     """
     launch = _Launch(x, angle, log_decay, gate, cu_seqlens)
     x = rows_contiguous(x)
@@ -106,7 +134,8 @@ def forward(
         launch(forward_kernel, x=x, end=local, product=product)
         with guard(x):
             start, _ = carry(product, local, start)
-    launch(forward_kernel, x=x, start=start, h=h, final=final)
+    kernel = forward_spans_kernel if launch.spans else forward_kernel
+    launch(kernel, x=x, start=start, h=h, final=final)
     return h, final
 
 
@@ -141,17 +170,17 @@ def backward(
     out = h.new_empty(launch.rows, launch.width, 2, dtype=torch.float32)
     has_constant = not launch.token_angle or (log_decay is not None and not launch.token_decay)
     summed = torch.empty_like(out) if needs_parameters and has_constant else None
-    carries = None
     grad_initial = out
     cotangents = dict(grad_h=grad_h, grad_final=grad_final)
     if launch.chunks > 1:
         local, product = launch.by_chunk(h), launch.by_chunk(h)
         launch(backward_kernel, **cotangents, carry_out=local, product=product)
         with guard(h):
-            carries, grad_initial = carry(product, local, None, reverse=True)
+            cotangents["carry_in"], grad_initial = carry(product, local, None, reverse=True)
     launch(
-        backward_kernel, **cotangents, h=h if needs_parameters else None, x=x, start=start,
-        carry_in=carries, grad_x=grad_x, grad_gate=grad_gate, grad_angle=grad_angle, grad_decay=grad_decay,
+        backward_spans_kernel if launch.spans else backward_kernel,
+        **cotangents, h=h if needs_parameters else None, x=x, start=start,
+        grad_x=grad_x, grad_gate=grad_gate, grad_angle=grad_angle, grad_decay=grad_decay,
         summed=summed, carry_out=out,
     )  # fmt: skip
     if summed is not None:
