@@ -25,4 +25,6 @@ def reported(*expected: type[Exception]) -> Iterator[None]:
     try:
         yield
     except expected as error:
-        raise UserError(str(error)) from error
+        # An error of the system's own would begin with its number.
+        of_file = isinstance(error, OSError) and error.strerror and error.filename
+        raise UserError(f"{error.filename}: {error.strerror}." if of_file else str(error)) from error

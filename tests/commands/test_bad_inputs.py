@@ -76,7 +76,7 @@ BAD_INPUTS = {
     "a device that is not there": (f"{TRAIN} --device cuda:99", 1, "--device is 'cuda:99'"),
     "an unknown tracker": (f"{TRAIN} --log-with abacus", 1, "abacus"),
     "a tracker that is not there": (f"{TRAIN} --log-with dvclive", 1, "'dvclive', which is not installed"),
-    "a text that is not there": (f"{TRAIN} --data-path nothing.txt", 1, "nothing.txt"),
+    "a text that is not there": (f"{TRAIN} --data-path nothing.txt", 1, "error: nothing.txt: No such file"),
     "a folder as text": (f"{TRAIN} --data-path run", 1, "run"),
     "a text that is not UTF-8": (
         f"{TRAIN} --data-path latin1.txt",
