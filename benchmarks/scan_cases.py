@@ -220,14 +220,17 @@ def _linoss_inputs(
 
 def linoss_scan_cases() -> Iterator[Case]:
     """The rotation's kernels on pairs that torch makes, and the matrix loop of critical channels."""
-    # Pairs in float32 are twice u and the positions; critical channels go through both loops.
-    rotating, critical = Bound(unique=2.1, sectors=1.02), Bound(unique=4.2, sectors=1.02)
-    for path, inputs, bound in (
+    # Pairs in float32 are twice u and the positions; critical channels go through both loops. Gradients to u,
+    # A and dt come from a kernel that reads the pairs and their gradients.
+    rotating = Bound(unique=2.1, sectors=1.02), Bound(unique=3.3, sectors=1.02)
+    critical = Bound(unique=4.2, sectors=1.02), Bound(unique=4.6, sectors=1.02)
+    odd = Bound(unique=5.0, sectors=2.5)
+    for path, inputs, (forward, backward) in (
         ("rotating", partial(_linoss_inputs, False, **TIME_LOOP), rotating),
         ("critical", partial(_linoss_inputs, True, **TIME_LOOP), critical),
         ("critical, packed", partial(_linoss_inputs, True, **PACKED), critical),
-        ("critical, odd sizes", partial(_linoss_inputs, True, **ODD), Bound(unique=5.0, sectors=2.5)),
+        ("critical, odd sizes", partial(_linoss_inputs, True, **ODD), (odd, odd)),
     ):
         scan = Scan(path, linoss_scan, inputs)
-        yield scan.forward(bound, quick=path == "critical")
-        yield scan.backward(bound, quick=path == "critical")
+        yield scan.forward(forward, quick=path == "critical")
+        yield scan.backward(backward, quick=path == "critical")

@@ -38,6 +38,7 @@ def draw(batch, length, width, kind, seed=0, dtype=torch.float32):
     ("dtype", "shape", "packed"),
     [
         (torch.float32, (2, 21, 33), False),
+        (torch.float32, (2, 70, 70), False),  # several pieces and blocks of the gradients' kernel
         (torch.float32, (2, 1, 9), False),
         (torch.float32, (1, 29, 8), True),
         (torch.bfloat16, (1, 29, 8), True),

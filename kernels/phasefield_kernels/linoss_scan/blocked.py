@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..packing import each_sequence
 from ..rotation_scan import blocked as rotation
-from .passes import Form
+from .passes import Form, gradients
 from .transition import Transition
 
 
@@ -51,4 +51,4 @@ def _by_matrix(
         each_sequence(cu_seqlens, (pairs, out), (start, last), one)
 
 
-FORM = Form(rotation.forward, rotation.backward, _by_matrix)
+FORM = Form(rotation.forward, rotation.backward, _by_matrix, gradients)

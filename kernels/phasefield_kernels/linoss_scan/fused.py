@@ -9,6 +9,7 @@ from ..device import guard
 from ..fused_pairs import neighbours, parts
 from ..rotation_scan import fused as rotation
 from ..rows import pointers, row_bounds
+from .fused_gradients import gradients
 from .passes import Form
 from .transition import Transition
 
@@ -90,4 +91,4 @@ def _by_matrix(
         )  # fmt: skip
 
 
-FORM = Form(rotation.forward, rotation.backward, _by_matrix)
+FORM = Form(rotation.forward, rotation.backward, _by_matrix, gradients)

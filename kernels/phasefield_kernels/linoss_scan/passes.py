@@ -22,11 +22,13 @@ class Form(NamedTuple):
         by_matrix: ``(pairs [B, T, D, 2], transition, start, out, last, cu_seqlens, reverse)`` scans the
             critical channels by their matrices from start into out and last, which it overwrites there; in
             reverse by the transposed ones from the last step, last then being what enters the first step.
+        gradients: see :func:`gradients`.
     """
 
     rotate: Callable[..., tuple[Tensor, Tensor]]
     rotate_back: Callable[..., tuple[Tensor, ...]]
     by_matrix: Callable[..., None]
+    gradients: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def forward(
@@ -75,8 +77,8 @@ def backward(
     """
     step = transition(A, dt, discretization)
     dtype = pairs.dtype
-    direct = grad_positions.to(dtype) / step.kappa.to(dtype)
-    direct = torch.stack([torch.zeros_like(direct), direct], dim=-1)
+    to_pair = torch.stack([torch.zeros_like(step.kappa), 1 / step.kappa], dim=-1)
+    direct = grad_positions.to(dtype).unsqueeze(-1) * to_pair.to(dtype)
     grad_position, grad_velocity = grad_final.unbind(-1)
     kappa, alpha = step.kappa.to(dtype), step.alpha.to(dtype)
     last = torch.stack([grad_velocity, (grad_position - alpha * grad_velocity) / kappa], dim=-1)
@@ -85,27 +87,40 @@ def backward(
     )
     form.by_matrix(direct, step, last, whole, first, cu_seqlens, reverse=True)
 
+    grad_u, grad_A, grad_dt = form.gradients(whole, pairs, u, A, dt, step, discretization == "implicit")
+    first_velocity, imaginary = first.unbind(-1)
+    grad_initial = torch.stack([kappa * imaginary + alpha * first_velocity, first_velocity], dim=-1)
+    return grad_u, grad_A.to(gradient_dtype(A, u)), grad_dt.to(gradient_dtype(dt, u)), grad_initial
+
+
+def gradients(
+    whole: Tensor, pairs: Tensor, u: Tensor, A: Tensor, dt: Tensor, step: Transition, implicit: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients to u, A and dt, as :func:`backward` states them.
+
+    Args:
+        whole: C ``[B, T, D, 2]``, the whole gradients to the pairs.
+        pairs: the pairs.
+        u: forces ``[B, T, D]``.
+        A: squared frequencies ``[D]``.
+        dt: time steps ``[D]``.
+        step: their transition.
+        implicit: the discretization.
+    """
+    dtype = pairs.dtype
     A, dt, damping = A.to(dtype), dt.to(dtype), step.damping.to(dtype)
     position, velocity = _states(pairs, step)
     to_velocity, imaginary = whole.unbind(-1)
-    to_position = kappa * imaginary + alpha * to_velocity
+    to_position = step.kappa.to(dtype) * imaginary + step.alpha.to(dtype) * to_velocity
     through = to_velocity + dt * to_position
-    if discretization == "implicit":
+    if implicit:
         pull, rest = position, damping * (to_position - dt * A * to_velocity)
     else:
         pull, rest = position - dt * velocity, to_position
     force = damping * (u.to(dtype) - A * pull)
-    grad_u = (whole * step.gain.to(dtype)).sum(-1)
+    grad_u = (whole * step.gain.to(dtype)).sum(-1).to(u.dtype)
     grad_A = -(dt * damping) * (pull * through).sum((0, 1))
-    grad_dt = (force * through + velocity * rest).sum((0, 1))
-    first_velocity, imaginary = first.unbind(-1)
-    grad_initial = torch.stack([kappa * imaginary + alpha * first_velocity, first_velocity], dim=-1)
-    return (
-        grad_u.to(u.dtype),
-        grad_A.to(gradient_dtype(A, u)),
-        grad_dt.to(gradient_dtype(dt, u)),
-        grad_initial,
-    )
+    return grad_u, grad_A, (force * through + velocity * rest).sum((0, 1))
 
 
 def _pairs(state: Tensor, step: Transition) -> Tensor:
