@@ -19,7 +19,8 @@ def predicted_times(data: Path) -> str:
         "Predicted GPU times",
         "**Predicted, not measured**, in ms: the largest of bytes over bandwidth, tensor operations over "
         "their rate, issue slots and special functions over theirs, plus the latency of launches; "
-        "`benchmarks/predict.py` explains the model. What limits, and the bound by bandwidth alone, are "
+        "`benchmarks/predict.py` explains the model. What PyTorch does between launches is left out (bytes: "
+        "the table of traffic). What limits, and the bound by bandwidth alone, are "
         "those of the first card.",
         "python -m benchmarks.predict",
         _by_card,
