@@ -22,8 +22,8 @@ runs as often as it takes to ask for the bytes that the program asks for, beyond
 where it holds no global access, as often as products on tensor cores need it to. Loops inside the main one
 run once each time, all others once: their bodies are a few instructions of prologue and remainder.
 
-**PyTorch's own operations** between launches are left out; the traffic table has their bytes. Only linoss_scan's are
-more than a half of its bound.
+**PyTorch's own operations** between launches are left out; the traffic table has their bytes. They count
+for linoss_scan, and for single decoding steps.
 
 **Few programs** leave schedulers idle: issue slots and special functions are those of as many schedulers as
 there are warps, at most the card's.
