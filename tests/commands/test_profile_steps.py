@@ -1,6 +1,7 @@
 """A run's steps by part: the time that a part takes is found there, and what was replaced is put back."""
 
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -67,8 +68,8 @@ def test_time_is_found_in_the_part_that_takes_it(flags, monkeypatch):
     for part, (_, _, milliseconds) in places.items():
         every = STEPS if part in ("reports", "looks") else 1
         took = busy.parts[part] - idle.parts[part]
-        # Other programs leave the processor's time as it is, but for cold caches: well under a millisecond.
-        assert took == pytest.approx(milliseconds / every / 1e3, abs=1e-3), part
+        # Other programs leave the processor's time as it is, but for cold caches; the least burnt is 2 ms.
+        assert took == pytest.approx(milliseconds / every / 1e3, abs=1.5e-3), part
     assert sum(busy.parts.values()) == pytest.approx(busy.seconds)
 
 
@@ -105,11 +106,24 @@ def test_a_run_leaves_no_trace(flags, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
-def test_batches_whose_gradients_are_averaged_are_one_step(flags):
-    one, four = (step_parts(flags(gradient_accumulation=count, log_with="none"), STEPS) for count in (1, 4))
-    assert four.parts["data"] > 2 * one.parts["data"]
-    assert four.parts["optimizer"] < 2 * one.parts["optimizer"]
-    assert four.looks == one.looks == pytest.approx(0.1)
+def test_batches_whose_gradients_are_averaged_are_one_step(flags, monkeypatch):
+    calls = Counter()
+
+    def counted(whole):
+        def count(*arguments, **options):
+            calls[whole.__name__] += 1
+            return whole(*arguments, **options)
+
+        return count
+
+    monkeypatch.setattr(RandomWindows, "batch", counted(RandomWindows.batch))
+    monkeypatch.setattr(WeightAverage, "update", counted(WeightAverage.update))
+    looks, steps = [], WARM_UPS + STEPS
+    for count in (1, 4):
+        calls.clear()
+        looks.append(step_parts(flags(gradient_accumulation=count, log_with="none"), STEPS).looks)
+        assert calls == {"update": steps, "batch": steps * count}
+    assert looks == [pytest.approx(0.1)] * 2
 
 
 @pytest.mark.parametrize("steps", [0, 7, 20])
