@@ -30,6 +30,8 @@ class MergeFlags:
     def __post_init__(self) -> None:
         if len(self.checkpoints) < 2:
             raise UsageError(f"there are {len(self.checkpoints)} checkpoints; merging takes two or more.")
+        if not self.save_dir:
+            raise UsageError("--save-dir is ''; it must be a folder.")
 
 
 @out_of_memory_reported()

@@ -182,7 +182,8 @@ class CrystalMemory(nn.Module):
         strength = self.bonds.read(there).squeeze(1)
         weak = strength <= strength.kthvalue((len(there) + 3) // 4).values
         owners, place = self.owners[there[weak]].unique(return_inverse=True)
-        lost = torch.stack([strength[weak], torch.ones_like(strength[weak])], dim=1)
+        # A bond that was forgotten has strength 0 and is not counted in K.
+        lost = torch.stack([strength[weak], (strength[weak] > 0).float()], dim=1)
         self.contexts.add_(owners, lost.new_zeros(len(owners), 2).index_add_(0, place, lost, alpha=-1))
         self.bonds.free_(there[weak])
         self.contexts.free_(owners[self.contexts.amplitudes[owners, 1] <= 0])

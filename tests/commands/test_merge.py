@@ -41,6 +41,8 @@ def test_what_cannot_be_merged_is_said(tmp_path):
     field(first, TEXTS[0])
     with pytest.raises(UserError, match="takes two or more"):
         cli.dispatch(["merge", str(first)])
+    with pytest.raises(UserError, match="--save-dir is ''"):
+        cli.dispatch(["merge", str(first), str(first), "--save-dir="])
     field(second, TEXTS[1].replace("d", "x"))
     with pytest.raises(UserError, match="it is trained with --tokenizer"):
         cli.dispatch(["merge", str(first), str(second), "--save-dir", str(tmp_path / "merged")])

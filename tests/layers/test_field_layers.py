@@ -359,6 +359,16 @@ def test_fading_takes_at_least_a_sixteenth_and_its_counts_and_contexts_with_it()
     assert not memory.bonds.amplitudes.any()
 
 
+def test_what_was_forgotten_fades_without_a_trace_in_its_contexts():
+    memory, phases, tokens = written(4096, 300)
+    memory.learn_(phases[::2], tokens[::2], forget=True)
+    for _ in range(4):
+        memory.fade_()
+    p = everything_read(memory, phases)
+    torch.testing.assert_close(p.sum(1), torch.ones(300, 3), atol=1e-5, rtol=0)
+    assert (memory.bonds.amplitudes > 0).sum() == memory.contexts.amplitudes[:, 1].sum()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_merged_crystals_know_what_one_knows_that_learnt_both(dtype):
     # Counts below 256 are exact in bfloat16 too.
